@@ -1,0 +1,1 @@
+"""The Linux per-CPU memory allocator, laid open."""

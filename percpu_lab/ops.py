@@ -1,0 +1,161 @@
+"""Op scripts: requests to an allocator as columns of numbers, and as the text of a recorded case.
+
+    kind   id  size  align  flags
+    alloc  ID  SIZE  ALIGN  RESERVED | ATOMIC << 1
+    free   ID
+    fault  KIND COUNT SKIP
+    balance, stats, state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from .core import layout as L
+from .errors import CaseError
+
+_WORDS = {
+    "alloc": (L.OP_ALLOC, (5,)),
+    "free": (L.OP_FREE, (1,)),
+    "balance": (L.OP_BALANCE, (0,)),
+    "stats": (L.OP_STATS, (0,)),
+    "state": (L.OP_STATE, (0,)),
+    "fault": (L.OP_FAULT, (2, 3)),
+}
+_NAMES = {kind: name for name, (kind, _) in _WORDS.items()}
+_INT64_MAX = (1 << 63) - 1
+
+
+class Ops:
+    """An op script, one column an op.
+
+    >>> ops = Ops.from_text("alloc 7 16 8 0 0\\nfree 7\\n")
+    >>> len(ops), ops.nr_ids
+    (2, 1)
+    >>> print(ops.to_text(), end="")
+    alloc 7 16 8 0 0
+    free 7
+
+    Args:
+        array: int64 (5, n): kind, id, size, align, flags (see core/layout.py); ids are dense, from 0.
+        names: the ids of the script, by dense id; without them the dense ids themselves.
+    """
+
+    __slots__ = ("array", "names")
+
+    def __init__(self, array: np.ndarray, names: Sequence[str] | None = None) -> None:
+        self.array = np.ascontiguousarray(array, dtype=np.int64)
+        self.names = names
+
+    def __len__(self) -> int:
+        return int(self.array.shape[1])
+
+    def __repr__(self) -> str:
+        return f"<Ops: {len(self):,} ops, {self.nr_ids:,} ids>"
+
+    @property
+    def nr_ids(self) -> int:
+        """Count the ids in use: the length of the pointer table a run needs."""
+        kind, ids = self.array[L.OPS_KIND], self.array[L.OPS_ID]
+        used = ids[kind <= L.OP_FREE]
+        return int(used.max()) + 1 if used.size else 0
+
+    @classmethod
+    def concat(cls, parts: Iterable[Ops]) -> Ops:
+        """Join scripts that share one numbering of ids."""
+        return cls(np.concatenate([part.array for part in parts], axis=1))
+
+    @classmethod
+    def alloc(cls, ids: np.ndarray, size: int | np.ndarray, align: int | np.ndarray = 4, *,
+              reserved: bool | np.ndarray = False, atomic: bool | np.ndarray = False) -> Ops:
+        """Make an alloc for each id; sizes and alignments in bytes, one value or one an id.
+
+        >>> Ops.alloc(np.arange(3), 16).array[2].tolist()
+        [16, 16, 16]
+        """
+        array = np.zeros((L.NR_OPS_COLUMNS, len(ids)), np.int64)
+        array[L.OPS_KIND] = L.OP_ALLOC
+        array[L.OPS_ID] = ids
+        array[L.OPS_SIZE] = size
+        array[L.OPS_ALIGN] = align
+        array[L.OPS_FLAGS] = np.asarray(reserved, np.int64) * L.FLAG_RESERVED + np.asarray(atomic, np.int64) * L.FLAG_ATOMIC
+        return cls(array)
+
+    @classmethod
+    def free(cls, ids: np.ndarray) -> Ops:
+        """Make a free for each id."""
+        array = np.zeros((L.NR_OPS_COLUMNS, len(ids)), np.int64)
+        array[L.OPS_KIND] = L.OP_FREE
+        array[L.OPS_ID] = ids
+        return cls(array)
+
+    @classmethod
+    def single(cls, name: str) -> Ops:
+        """Make one op without operands: balance, stats or state."""
+        array = np.zeros((L.NR_OPS_COLUMNS, 1), np.int64)
+        array[L.OPS_KIND] = _WORDS[name][0]
+        return cls(array)
+
+    @classmethod
+    def from_text(cls, text: str, *, where: str = "ops") -> Ops:
+        """Read a script.
+
+        Args:
+            text: one op a line, as in ops.txt of a recorded case.
+            where: the name of the text in error messages.
+
+        Raises:
+            CaseError: names the line.
+        """
+        lines = text.splitlines()
+        array = np.zeros((L.NR_OPS_COLUMNS, len(lines)), np.int64)
+        dense: dict[str, int] = {}
+        for i, line in enumerate(lines):
+            array[:, i] = _parse_line(line, dense, f"{where} line {i + 1}")
+        return cls(array, tuple(dense))
+
+    def to_text(self) -> str:
+        """Write the script as the text it can be read from."""
+        return "".join(_format_op(op, self.names) + "\n" for op in self.array.T.tolist())
+
+
+def _number(word: str, where: str) -> int:
+    if not (word.isascii() and word.isdigit() and int(word) <= _INT64_MAX):
+        raise CaseError(f"{word!r} is not a whole number from 0 to 2^63 - 1", where=where, remedy="write decimal digits only")
+    return int(word)
+
+
+def _parse_line(line: str, dense: dict[str, int], where: str) -> tuple[int, ...]:
+    words = line.split()
+    if not words or words[0] not in _WORDS:
+        raise CaseError(f"unknown op {line[:80]!r}", where=where, remedy=f"an op is one of: {', '.join(_WORDS)}")
+    kind, counts = _WORDS[words[0]]
+    if len(words) - 1 not in counts:
+        raise CaseError(f"{words[0]} takes {counts[-1]} operands, not {len(words) - 1}", where=where, remedy="complete the line")
+    if kind == L.OP_ALLOC:
+        size, align, reserved, atomic = (_number(word, where) for word in words[2:])
+        if reserved > 1 or atomic > 1:
+            raise CaseError("RESERVED and ATOMIC are 0 or 1", where=where, remedy="write alloc ID SIZE ALIGN RESERVED ATOMIC")
+        return kind, dense.setdefault(words[1], len(dense)), size, align, reserved * L.FLAG_RESERVED + atomic * L.FLAG_ATOMIC
+    if kind == L.OP_FREE:
+        return kind, dense.setdefault(words[1], len(dense)), 0, 0, 0
+    if kind == L.OP_FAULT:
+        if words[1] not in L.FAULT_KINDS:
+            raise CaseError(f"unknown kind of fault {words[1]!r}", where=where, remedy=f"a kind is one of: {', '.join(L.FAULT_KINDS)}")
+        numbers = [_number(word, where) for word in words[2:]] + [0]
+        return kind, L.FAULT_KINDS.index(words[1]), numbers[0], numbers[1], 0
+    return kind, 0, 0, 0, 0
+
+
+def _format_op(op: list[int], names: Sequence[str] | None) -> str:
+    kind, number, size, align, flags = op
+    name = names[number] if names and kind <= L.OP_FREE else number
+    if kind == L.OP_ALLOC:
+        return f"alloc {name} {size} {align} {flags & L.FLAG_RESERVED} {int(bool(flags & L.FLAG_ATOMIC))}"
+    if kind == L.OP_FREE:
+        return f"free {name}"
+    if kind == L.OP_FAULT:
+        return f"fault {L.FAULT_KINDS[number]} {size} {align}"
+    return _NAMES[kind]
