@@ -12,6 +12,10 @@ LAB_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 
+# A file stays with one worker: the cells of a notebook share a kernel. (Groups, the finer way, pytest 9.2 ignores.)
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+WITH_NOTEBOOKS := --nbval --nbval-current-env --nbval-cell-timeout 120
+
 PYTHON_FITS := 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 PYTHON_HINT := 'No fitting Python ("$(PYTHON)"). Install Python 3.11, 3.12 or 3.13 with venv' \
 	'(Debian, Ubuntu: apt install python3-venv), or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12'
@@ -22,6 +26,7 @@ READY_LAB :=
 READY_TEST :=
 else
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 READY_LAB := $(VENV)/.ready-lab
 READY_TEST := $(VENV)/.ready-test
 endif
@@ -36,7 +41,7 @@ lab: $(READY_LAB) ## open JupyterLab on the tour (the first time: set up .venv)
 	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(LAB_ARGS) notebooks/00_tour.ipynb
 
 test: lint warm ## run every test: package, notebooks, browser (the first time: set up .venv)
-	$(PY) -m pytest -n 2 --dist loadgroup --nbval --nbval-current-env --nbval-cell-timeout 120 $(TEST_ARGS)
+	$(PY) -m pytest $(IN_PARALLEL) $(WITH_NOTEBOOKS) $(TEST_ARGS)
 
 lint: $(READY_TEST) ## check style and types
 	$(PY) -m ruff check .
@@ -59,8 +64,9 @@ $(VENV)/.made:
 
 # The package itself is not copied, only linked: a change to it needs no new set-up.
 $(VENV)/.ready-%: pyproject.toml | $(VENV)/.made
-	@if [ "$(NUMBA)" = yes ] && $(PY) -m pip install --only-binary numba,llvmlite -e ".[$*,fast]"; then :; \
+	@echo "Setting up $(VENV) for $*: about a minute and 1 GB, once."
+	@if [ "$(NUMBA)" = yes ] && $(PIP) --only-binary numba,llvmlite -e ".[$*,fast]"; then :; \
 	elif [ "$(NUMBA)" = yes ] && [ "$(CI)" = true ]; then echo "numba must install where CI=true" >&2; exit 1; \
 	else echo "NOTE: going on without numba; everything works, bulk runs are slower."; \
-	$(PY) -m pip install -e ".[$*]"; fi
+	$(PIP) -e ".[$*]"; fi
 	@touch $@

@@ -1,4 +1,4 @@
-"""What all tests share: repeatable random choices, whole notebooks for one worker, one rule for a missing browser."""
+"""What all tests share: repeatable random choices, and one rule for a missing browser."""
 
 from __future__ import annotations
 
@@ -32,12 +32,3 @@ def chromium() -> str:
 def browser_is_promised() -> bool:
     """Say whether a missing browser is a failure, not a skip."""
     return os.environ.get("CI") == "true" or os.environ.get("PERCPU_LAB_REQUIRE_BROWSER") == "1"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep with one worker what shares a kernel (the cells of a notebook) or a JupyterLab (the browser tests)."""
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-        elif item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.xdist_group("browser"))
