@@ -39,7 +39,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     HIT_CHUNK,  # handle of the chunk of the last alloc or free
     HIT_OFF,
     NEXT_SAMPLE,  # op number at which the history wants a sample
-    VERSION,  # grows with every change
+    FIRST_BASE,  # address of the first chunk, as a signed 64-bit pattern
     # locks
     ALLOC_MUTEX,  # 1 while pcpu_alloc_mutex is held
     PCPU_LOCK,  # 1 while pcpu_lock is held
@@ -76,6 +76,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     # work counted, for comparisons
     AREAS_SCANNED,
     ENTRIES_MOVED,
+    HIST_USED,  # columns of the history in use
     # faults: left and skip for each FAULT_* kind
     FAULT_LEFT_MEM,
     FAULT_LEFT_VM,
@@ -86,7 +87,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     FAULT_SKIP_PAGE,
     FAULT_SKIP_PTMAP,
     NR_SCALARS,
-) = range(62)
+) = range(63)
 
 FAULT_MEM, FAULT_VM, FAULT_PAGE, FAULT_PTMAP, NR_FAULT_KINDS = range(5)
 FAULT_KINDS = ("mem", "vm", "page", "ptmap")
@@ -131,8 +132,13 @@ NR_GLOBAL_WORDS = FILTER_TABLE + 5 * FILTER_WORDS
     BIRTH,  # index of the chunk's row in `birth`
     NR_POPULATED,
     HAS_MEMORY,  # somebody looks at the memory behind this chunk
+    CHANGED,  # op number of the last change of the map
+    SAMPLED,  # op number at which the three values below were worked out
+    LARGEST_FREE,
+    SUM_FRAG,
+    MAX_FRAG,
     POPULATED,  # first of UNIT_PAGES words, 1 where the page is populated
-) = range(21)
+) = range(26)
 
 MAX_SLOTS = 46
 EXTEND_HEAD_ROW = MAX_SLOTS
@@ -155,6 +161,19 @@ EVENT_ALLOC, EVENT_FREE, EVENT_FAIL, EVENT_CREATE, EVENT_DESTROY, NR_EVENTS = ra
 ) = range(9)
 NO_CHUNK = -2
 FLAG_RESERVED, FLAG_ATOMIC, REASON_SHIFT = 1, 2, 8
+
+# --- history -----------------------------------------------------------------
+(
+    HIST_OP,  # ops done when the sample was taken
+    HIST_ORDINAL,
+    HIST_FREE_BYTES,
+    HIST_LARGEST_FREE_BYTES,
+    HIST_SUM_FRAG,
+    HIST_MAX_FRAG,
+    HIST_NR_ALLOC,
+    HIST_NR_POPULATED,
+    NR_HIST_COLUMNS,
+) = range(9)
 
 # --- why a call stopped --------------------------------------------------------
 (

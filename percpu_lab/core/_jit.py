@@ -1,0 +1,73 @@
+"""One source, two packages: plain functions in percpu_lab.core, compiled ones in percpu_lab.core_compiled.
+
+What is decorated with `kernel` is called by other functions of the core only;
+what is decorated with `entry` is called from Python too. In the plain package both
+leave a function as it is, so that a debugger steps through the very lines
+that otherwise run at the speed of C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["COMPILED", "entry", "kernel", "memmove"]
+
+COMPILED = (__package__ or "").endswith("core_compiled")
+
+if COMPILED:
+    import hashlib
+    from pathlib import Path
+
+    from numba import njit, types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    def _source_stamp() -> str:
+        """Name the state of all core sources: a change in one file must renew what others compiled from it."""
+        digest = hashlib.sha256()
+        for path in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    _STAMP = _source_stamp()
+
+    def _compile(function: Callable[..., Any], **options: Any) -> Any:
+        options |= {"error_model": "numpy", "nogil": True}
+        try:
+            dispatcher = njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder where a cache could be written: go without one
+            return njit(**options)(function)
+        # numba renews a cached function only when its own file changed; ours call into other files
+        dispatcher._cache._cache_file._source_stamp = _STAMP
+        return dispatcher
+
+    def kernel(function: Callable[..., Any]) -> Any:
+        return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+    def entry(function: Callable[..., Any]) -> Any:
+        return _compile(function)
+
+    @intrinsic
+    def memmove(typingctx, array, dst, src, count):  # type: ignore[no-untyped-def]
+        # numba copies overlapping slices through a temporary, ten times slower
+        itemsize = array.dtype.bitwidth // 8
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            target, source = (builder.gep(data, [args[k]]) for k in (1, 2))
+            cgutils.raw_memmove(builder, target, source, args[3], itemsize=itemsize)
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp, types.intp, types.intp), codegen
+
+else:
+
+    def kernel(function: Callable[..., Any]) -> Any:
+        return function
+
+    entry = kernel
+
+    def memmove(array: Any, dst: int, src: int, count: int) -> None:
+        """Move entries within an array, where the two places may overlap."""
+        array[dst : dst + count] = array[src : src + count]

@@ -1,0 +1,500 @@
+"""One allocator as arrays, and the functions that work on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import compiled
+from .core import areamap
+from .core import layout as L
+from .errors import DoubleFreeError, ForeignPointerError, KernelBugError, LabError, RequestError
+from .events import EventBatch
+from .geometry import Geometry
+from .interrupts import deferred_interrupt
+from .ops import Ops
+
+_MASK64 = (1 << 64) - 1
+_NEVER = 1 << 62
+_RESERVE_BYTES = 1 << 28  # address space set aside for each table; pages never touched cost nothing
+_MIN_ROWS = 16
+_SLICE_OPS_PLAIN = 1_000
+_SLICE_OPS_COMPILED = 20_000
+_HISTORY_ROWS = 1 << 16
+
+_WALK_TEXT = (
+    "the v4.13 kernel would loop for ever here: a failing scan found only 2-byte holes, moved the chunk to slot 0, "
+    "and the walk of its old slot ran on into slot 0's list head, taking it for a chunk"
+)
+
+
+def to_signed(value: int) -> int:
+    """Give the signed number with the bit pattern of an unsigned 64-bit one.
+
+    >>> to_signed(0xffff_ffff_ffff_fffe)
+    -2
+    """
+    value &= _MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkState:
+    """A chunk as it stood at one moment; sizes in bytes, `populated` as [start, end) runs of pages."""
+
+    handle: int
+    ordinal: int
+    slot: int
+    base_addr: int
+    nr_alloc: int
+    max_alloc_size: int
+    free_size: int
+    contig_hint: int
+    first_free: int
+    has_reserved: bool
+    immutable: bool
+    map_used: int
+    map_alloc: int
+    on_map_extend_list: bool
+    nr_populated: int
+    populated: tuple[tuple[int, int], ...]
+    map: np.ndarray
+
+
+def exercise(module: ModuleType) -> None:
+    """Call every entry of a compiled engine once, on an allocator that is thrown away, so that numba compiles it."""
+    engine = Engine(Geometry.simple(), jit="off", ring_capacity=16)
+    engine._use(module)
+    ptr = engine.alloc(16, 8, False, False)
+    engine.free(ptr)
+    engine.balance()
+    engine._sample(1)
+    engine.run(Ops.from_text("alloc 0 16 8 0 0\nfree 0\n"), np.zeros(1, np.int64))
+
+
+class Engine:
+    """The area-map allocator of Linux v4.13 on arrays that plain and compiled functions share.
+
+    >>> engine = Engine(Geometry.simple(), jit="off")
+    >>> ptr = engine.alloc(16, 8, False, False)
+    >>> engine.free(ptr)
+    >>> engine.now
+    2
+
+    Args:
+        geometry: layout, addresses and backing.
+        stats: keep percpu_stats (CONFIG_PERCPU_STATS).
+        ring_capacity: events the ring holds, rounded up to a power of two.
+        history: sample the state of all chunks as ops go by.
+        jit: a policy of compiled.py; the environment decides by default.
+
+    Raises:
+        GeometryError: the kernel would refuse to boot with this geometry.
+    """
+
+    kernel = "v4.13-areamap"
+
+    def __init__(self, geometry: Geometry, *, stats: bool = True, ring_capacity: int = 1 << 16, history: bool = True,
+                 jit: str | None = None) -> None:
+        self.geometry = geometry
+        self.lock = threading.RLock()
+        self.log: list[tuple[int, str]] = [(-1, line) for line in geometry.boot_log]
+        self._make_arrays(geometry, stats, ring_capacity)
+        self._history = np.zeros((L.NR_HIST_COLUMNS, _HISTORY_ROWS if history else 0), np.int64)
+        self._stride = 1
+        self.zero_area: Any = None  # called with (chunk ordinal, off, size) for memory somebody looks at
+        self._use(areamap)
+        info = geometry.info
+        with deferred_interrupt():
+            self._functions.pcpu_setup_first_chunk(*self._arrays, info.static_size, info.reserved_size, info.dyn_size)
+        self._policy = compiled.policy(jit)
+        self._change_over()
+        if history:
+            self._sample(1)
+        else:
+            self._g[L.NEXT_SAMPLE] = _NEVER
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.kernel}: {self.now:,} ops, {len(self.chunks())} chunks>"
+
+    # --- arrays ---------------------------------------------------------------
+
+    def _make_arrays(self, geometry: Geometry, stats: bool, ring_capacity: int) -> None:
+        info, addresses = geometry.info, geometry.addresses
+        self.g = np.zeros(L.NR_GLOBAL_WORDS, np.int64)
+        g = self.g
+        g[L.UNIT_SIZE] = info.unit_size
+        g[L.UNIT_PAGES] = info.unit_pages
+        g[L.NR_SLOTS] = areamap.raw_slot(info.unit_size) + 2
+        g[L.NR_CPUS] = info.nr_cpus
+        g[L.GROUP_PAGES] = info.groups[0].nr_units * info.unit_pages
+        g[L.BACKING_KM] = geometry.backing == "km"
+        g[L.AREA_BASE] = to_signed(addresses.area_base - info.groups[0].base_offset * (geometry.backing == "km") - addresses.first_chunk)
+        g[L.AREA_STRIDE] = addresses.area_stride
+        g[L.FIRST_BASE] = to_signed(addresses.first_chunk)
+        g[L.PTR_BIAS] = to_signed(addresses.first_chunk) if info.up else 0
+        g[L.ROW_WORDS] = L.POPULATED + info.unit_pages
+        g[L.MAP_STRIDE] = info.unit_size // 2 + 8
+        g[L.BIRTH_STRIDE] = info.unit_size // 2
+        g[L.RING_CAPACITY] = 1 << max(ring_capacity - 1, 1).bit_length()
+        g[L.STATS_ON] = stats
+        g[L.EVENT_MASK] = (1 << L.NR_EVENTS) - 1
+        self.chunk = np.zeros(L.NR_LIST_HEADS * int(g[L.ROW_WORDS]), np.int64)
+        self.map = np.zeros(0, np.int32)
+        self.birth = np.zeros(0, np.int64)
+        self.order = np.zeros(0, np.int64)
+        self.ring = np.zeros(L.NR_RING_COLUMNS * int(g[L.RING_CAPACITY]), np.int64)
+        self._grow(max(_MIN_ROWS, _RESERVE_BYTES // (8 * int(g[L.BIRTH_STRIDE]))))
+
+    def _grow(self, new_rows: int) -> None:
+        """Add chunk rows, and room for as many creations more."""
+        g = self.g
+        words = int(g[L.ROW_WORDS])
+        old_rows = len(self.chunk) // words
+        rows = old_rows + new_rows
+        self.map = _extended(self.map, (rows - L.NR_LIST_HEADS) * int(g[L.MAP_STRIDE]))
+        self.birth = _extended(self.birth, (rows - L.NR_LIST_HEADS) * int(g[L.BIRTH_STRIDE]))
+        self.chunk = _extended(self.chunk, rows * words)
+        handles = np.arange(old_rows, rows) * words
+        self.chunk[handles[:-1] + L.LIST_NEXT] = handles[1:]
+        self.chunk[handles[-1] + L.LIST_NEXT] = g[L.FREE_ROW]
+        g[L.FREE_ROW] = handles[0]
+        g[L.NR_FREE_ROWS] += new_rows
+        self._grow_order()
+
+    def _grow_order(self) -> None:
+        self.order = _extended(self.order, max(1024, 2 * len(self.order)))
+        self.g[L.ORDER_CAPACITY] = len(self.order)
+
+    def _use(self, module: ModuleType) -> None:
+        """Run the functions of this module from now on, on arrays as it wants them."""
+        arrays = (self.g, self.chunk, self.map, self.birth, self.ring, self.order)
+        self._g = memoryview(self.g)
+        self._functions = module
+        self._is_plain = module is areamap
+        self._arrays: tuple[Any, ...] = tuple(memoryview(a) for a in arrays) if self._is_plain else arrays
+        self._guard: AbstractContextManager[None] = deferred_interrupt() if self._is_plain else nullcontext()
+        self._op_alloc, self._op_free = module.op_alloc, module.op_free
+
+    def _change_over(self) -> None:
+        """Change to the compiled functions as soon as they are there."""
+        if self._is_plain and self._policy != "off":
+            module = compiled.request("areamap", wait=self._policy == "wait")
+            if module is not None:
+                self._use(module)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Tell whether the compiled functions serve now."""
+        return not self._is_plain
+
+    # --- what a stopped call asks for ---------------------------------------------
+
+    def _serve(self, status: int) -> None:
+        """Do what a call asked for before it can go on.
+
+        Raises:
+            KernelBugError: nothing helps; the op is over.
+        """
+        with deferred_interrupt():
+            if status == L.STATUS_NEED_ROWS:
+                if self._g[L.NR_FREE_ROWS] < L.SPARE_ROWS:
+                    self._grow(len(self.chunk) // int(self.g[L.ROW_WORDS]) - L.NR_LIST_HEADS)
+                else:
+                    self._grow_order()
+                self._use(self._functions)
+            elif status == L.STATUS_NEED_LOG:
+                self.drain_log()
+            elif status == L.STATUS_NEED_ZERO:
+                self.drain_zero()
+            elif status == L.STATUS_BUG_WALK:
+                raise KernelBugError(_WALK_TEXT, where=f"op {self.now - 1}", remedy="make no requests of 2 bytes")
+
+    def drain_log(self) -> None:
+        """Turn the log table into lines of the kernel log."""
+        rows = self.g[L.LOG_TABLE : L.LOG_TABLE + int(self.g[L.LOG_USED]) * L.LOG_WORDS].reshape(-1, L.LOG_WORDS).tolist()
+        self._g[L.LOG_USED] = 0
+        self.log += [(row[L.LOG_OP], _log_text(row)) for row in rows]
+
+    def drain_zero(self) -> None:
+        """Have the areas zeroed that were allocated in chunks with memory behind them."""
+        rows = self.g[L.ZERO_TABLE : L.ZERO_TABLE + int(self.g[L.ZERO_USED]) * L.ZERO_WORDS].reshape(-1, L.ZERO_WORDS).tolist()
+        self._g[L.ZERO_USED] = 0
+        for handle, off, size in rows:
+            self.zero_area(int(self.chunk[handle + L.ORDINAL]), off, size)
+
+    # --- history -----------------------------------------------------------------
+
+    def _sample(self, work_per_op: int, most: int = _NEVER) -> None:
+        """Take a history sample, and put the next one off so that sampling stays a small part of the work.
+
+        Args:
+            work_per_op: map entries that may be read for each op.
+            most: longest distance to the next sample, in ops.
+        """
+        with deferred_interrupt():
+            work = self._functions.sample_history(*self._arrays, self._history_words())
+            while work < 0:
+                self._make_history_room()
+                work = self._functions.sample_history(*self._arrays, self._history_words())
+        self._g[L.NEXT_SAMPLE] = self.now + max(self._stride, min(work // work_per_op, most))
+
+    def _history_words(self) -> Any:
+        words = self._history.reshape(-1)
+        return memoryview(words) if self._is_plain else words
+
+    def _make_history_room(self) -> None:
+        """Drop every second sample; where one alone fills half of the room, double the room."""
+        used = int(self._g[L.HIST_USED])
+        samples, number = np.unique(self._history[L.HIST_OP, :used], return_inverse=True)
+        if len(samples) < 4:
+            self._history = np.concatenate([self._history, np.zeros_like(self._history)], axis=1)
+            return
+        kept = self._history[:, :used][:, number % 2 == 0]
+        self._history[:, : kept.shape[1]] = kept
+        self._g[L.HIST_USED] = kept.shape[1]
+        self._stride *= 2
+
+    def history(self) -> dict[str, np.ndarray]:
+        """Give the samples: a row a chunk and sample, in the order of ops; sizes in bytes."""
+        with self.lock:
+            rows = self._history[:, : int(self._g[L.HIST_USED])].copy()
+        rows.flags.writeable = False
+        return dict(zip(HISTORY_COLUMNS, rows, strict=True))
+
+    # --- ops ---------------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """Count the ops done: the number of the next one."""
+        return int(self._g[L.NOW])
+
+    version = now
+
+    def scalar(self, index: int) -> int:
+        """Read one of the globals of layout.py."""
+        return int(self._g[index])
+
+    def alloc(self, size: int, align: int, reserved: bool, atomic: bool) -> int:
+        """Run one allocation -> percpu pointer, unsigned; 0 is NULL (pcpu_alloc).
+
+        Args:
+            size, align: in bytes, as asked for, 0 to 2^64 - 1.
+
+        Raises:
+            KernelBugError: the modelled kernel would loop for ever.
+        """
+        if size > _NEVER or align > _NEVER:
+            size, align = to_signed(size + (size & 1)), min(align, _NEVER)
+        flags = reserved * L.FLAG_RESERVED | atomic * L.FLAG_ATOMIC
+        with self.lock, self._guard:
+            ptr = self._op_alloc(*self._arrays, size, align, flags)
+            while self._g[L.STATUS] != L.STATUS_OK:
+                self._serve(self._g[L.STATUS])
+                ptr = self._op_alloc(*self._arrays, size, align, flags)
+            self._after_op()
+            return int(ptr) & _MASK64
+
+    def free(self, ptr: int) -> None:
+        """Free a percpu pointer (free_percpu); 0 is allowed and does nothing.
+
+        Raises:
+            DoubleFreeError, ForeignPointerError: the kernel would crash or be corrupted; nothing was changed.
+        """
+        with self.lock, self._guard:
+            status = self._op_free(*self._arrays, to_signed(ptr))
+            if status != L.STATUS_OK:
+                raise bad_free(status, ptr)
+            self._after_op()
+
+    def balance(self) -> bool:
+        """Run the balance work if it is pending -> whether it was (pcpu_balance_workfn)."""
+        with self.lock, self._guard:
+            ran = self._functions.op_balance(*self._arrays)
+            while self._g[L.STATUS] != L.STATUS_OK:
+                self._serve(self._g[L.STATUS])
+                ran = self._functions.op_balance(*self._arrays)
+            self._after_op()
+            return bool(ran)
+
+    def _after_op(self) -> None:
+        if self._g[L.NOW] >= self._g[L.NEXT_SAMPLE]:
+            self._sample(_SAMPLE_WORK_SINGLE)
+        if self._is_plain:
+            self._change_over()
+
+    def set_fault(self, kind: str, count: int, skip: int = 0) -> None:
+        """Let `skip` calls of a kind succeed, then fail the next `count`.
+
+        Args:
+            kind: mem, vm, page or ptmap.
+
+        Raises:
+            RequestError: no such kind, or a negative number.
+        """
+        if kind not in L.FAULT_KINDS:
+            raise RequestError(f"unknown kind of fault {kind!r}", remedy=f"use one of {', '.join(L.FAULT_KINDS)}")
+        if count < 0 or skip < 0:
+            raise RequestError("count and skip must not be negative", where=f"fault {kind}", remedy="0 clears the fault")
+        with self.lock:
+            self._g[L.FAULT_LEFT_MEM + L.FAULT_KINDS.index(kind)] = count
+            self._g[L.FAULT_SKIP_MEM + L.FAULT_KINDS.index(kind)] = skip
+            self.tick()
+
+    def tick(self) -> None:
+        """Let an op pass that does nothing to the allocator."""
+        with self.lock:
+            self._g[L.NOW] += 1
+
+    def run(self, ops: Ops, ids: np.ndarray, start: int = 0, stop: int | None = None) -> int:
+        """Run ops [start, stop) -> the index of the op it stopped before; less than stop where a stats or state op is next.
+
+        Args:
+            ops: the script.
+            ids: int64, the percpu pointer of each id as a signed number; read and written.
+
+        Raises:
+            BadFreeError, KernelBugError: at the op its text names; the ops before it are done.
+        """
+        end = len(ops) if stop is None else stop
+        words = ops.array.reshape(-1)
+        i = start
+        while i < end:
+            with self.lock, self._guard:
+                if self._is_plain:
+                    self._change_over()
+                i = self._run_slice(words, ids, i, end)
+                status = self._g[L.STATUS]
+                if status == L.STATUS_HOST:
+                    return i
+                if status == L.STATUS_SAMPLE:
+                    self._sample(_SAMPLE_WORK_BULK, (end - start) // 256)
+                elif status in _BAD_FREE:
+                    raise bad_free(status, int(ids[ops.array[L.OPS_ID, i]]) & _MASK64, where=f"op {i}")
+                else:
+                    self._serve(status)
+        return i
+
+    def _run_slice(self, words: np.ndarray, ids: np.ndarray, start: int, end: int) -> int:
+        if self._is_plain:
+            stop = min(end, start + _SLICE_OPS_PLAIN)
+            return int(self._functions.run_ops(*self._arrays, memoryview(words), memoryview(ids), start, stop))
+        return int(self._functions.run_ops(*self._arrays, words, ids, start, min(end, start + _SLICE_OPS_COMPILED)))
+
+    # --- reading -------------------------------------------------------------------
+
+    def dmesg(self) -> list[tuple[int, str]]:
+        """Give the kernel log as (op, text), boot lines with op -1."""
+        with self.lock, deferred_interrupt():
+            self.drain_log()
+            return list(self.log)
+
+    def _list(self, link: int, head_row: int) -> Iterator[int]:
+        head = head_row * int(self._g[L.ROW_WORDS])
+        c = int(self.chunk[head + link])
+        while c != head:
+            yield c
+            c = int(self.chunk[c + link])
+
+    def handles(self) -> list[tuple[int, int]]:
+        """List (handle, slot) of every chunk on a slot list, slot 0 up, head to tail."""
+        return [(c, slot) for slot in range(int(self._g[L.NR_SLOTS])) for c in self._list(L.LIST_NEXT, slot)]
+
+    def chunks(self) -> list[ChunkState]:
+        """Give every chunk but the reserved one, slot 0 up, head to tail."""
+        with self.lock:
+            return [self._chunk_state(c, slot) for c, slot in self.handles()]
+
+    def reserved_chunk(self) -> ChunkState | None:
+        """Give the reserved chunk, if there is one."""
+        with self.lock:
+            c = int(self._g[L.RESERVED_CHUNK])
+            return self._chunk_state(c, -1) if c else None
+
+    def map_extend_chunks(self) -> list[int]:
+        """List the ordinals of the chunks that wait for a longer map, in order; -1 is the reserved chunk."""
+        with self.lock:
+            return [int(self.chunk[c + L.ORDINAL]) for c in self._list(L.EXTEND_NEXT, L.EXTEND_HEAD_ROW)]
+
+    def base_addr(self, c: int) -> int:
+        """Give the base address of a chunk handle, unsigned."""
+        return int(self._g[L.FIRST_BASE] + self.chunk[c + L.BASE]) & _MASK64
+
+    def _chunk_state(self, c: int, slot: int) -> ChunkState:
+        row = self.chunk[c : c + int(self._g[L.ROW_WORDS])].tolist()
+        entries = self.map[row[L.MAP] : row[L.MAP] + row[L.MAP_USED] + 1].copy()
+        entries.flags.writeable = False
+        return ChunkState(
+            handle=c, ordinal=row[L.ORDINAL], slot=slot, base_addr=self.base_addr(c),
+            nr_alloc=row[L.CHUNK_NR_ALLOC], max_alloc_size=row[L.CHUNK_MAX_ALLOC_SIZE], free_size=row[L.FREE_SIZE],
+            contig_hint=row[L.CONTIG_HINT], first_free=row[L.FIRST_FREE], has_reserved=bool(row[L.HAS_RESERVED]),
+            immutable=bool(row[L.IMMUTABLE]), map_used=row[L.MAP_USED], map_alloc=row[L.MAP_ALLOC],
+            on_map_extend_list=row[L.EXTEND_NEXT] != -1, nr_populated=row[L.NR_POPULATED],
+            populated=page_runs(row[L.POPULATED :]), map=entries,
+        )
+
+    def events(self, since: int, limit: int | None = None) -> EventBatch:
+        """Give the events numbered `since` and up that the ring still holds, at most `limit` of them."""
+        with self.lock:
+            head, capacity = self.scalar(L.RING_HEAD), self.scalar(L.RING_CAPACITY)
+            first = max(since, head - capacity, self.scalar(L.RING_START))
+            last = head if limit is None else min(head, first + limit)
+            places = np.arange(first, max(last, first)) & (capacity - 1)
+            columns = self.ring.reshape(L.NR_RING_COLUMNS, capacity)[:, places]
+        lost = max(first - max(since, self.scalar(L.RING_START)), 0)
+        return EventBatch(dict(zip(RING_NAMES, columns, strict=True)), first, lost, self.geometry.addresses, self.scalar(L.PTR_BIAS))
+
+
+RING_NAMES = ("op", "event", "chunk", "off", "size", "align", "flags", "birth")
+HISTORY_COLUMNS = ("op", "ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc", "nr_populated")
+_SAMPLE_WORK_SINGLE = 64
+_SAMPLE_WORK_BULK = 4
+_BAD_FREE = (L.STATUS_BAD_FREE, L.STATUS_NO_CHUNK, L.STATUS_STATIC)
+
+
+def bad_free(status: int, ptr: int, where: str = "") -> LabError:
+    """Explain a refused free.
+
+    >>> print(bad_free(L.STATUS_NO_CHUNK, 0x1000))
+    free_percpu(0x1000): no chunk is at this address; free what this allocator handed out
+    """
+    where = f"{where}: free_percpu({ptr:#x})" if where else f"free_percpu({ptr:#x})"
+    if status == L.STATUS_NO_CHUNK:
+        return ForeignPointerError("no chunk is at this address", where=where, remedy="free what this allocator handed out")
+    if status == L.STATUS_STATIC:
+        return ForeignPointerError("static per-CPU variables stand here, not an allocation", where=where,
+                                   remedy="free what alloc_percpu returned")
+    return DoubleFreeError("no live area begins here: freed before, or a pointer into the middle of one", where=where,
+                           remedy="free each pointer once; nothing was changed (a kernel would BUG here)")
+
+
+def page_runs(words: list[int]) -> tuple[tuple[int, int], ...]:
+    """List the [start, end) runs of set words.
+
+    >>> page_runs([1, 1, 0, 1])
+    ((0, 2), (3, 4))
+    """
+    edges = np.flatnonzero(np.diff(np.array([0, *words, 0], np.int8))).tolist()
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _extended(array: np.ndarray, length: int) -> np.ndarray:
+    """Copy into a longer array, zeroed behind; pages never touched cost nothing."""
+    result = np.zeros(length, array.dtype)
+    result[: len(array)] = array
+    return result
+
+
+def _log_text(row: list[int]) -> str:
+    size, align = row[L.LOG_SIZE] & _MASK64, row[L.LOG_ALIGN]
+    if row[L.LOG_CODE] == L.LOG_ILLEGAL:
+        return f"WARN: illegal size ({size}) or align ({align}) for percpu allocation"
+    if row[L.LOG_CODE] == L.LOG_LIMIT:
+        return "percpu: limit reached, disable warning"
+    return f"percpu: allocation failed, size={size} align={align} atomic={row[L.LOG_ATOMIC]}, {L.REASONS[row[L.LOG_REASON]]}"
