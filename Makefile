@@ -16,6 +16,11 @@ BENCH_ARGS ?=
 IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 WITH_NOTEBOOKS := --nbval --nbval-current-env --nbval-cell-timeout 120
 
+# As an address, the notebook also stands in what JupyterLab prints for another machine's browser.
+ON_THE_TOUR := --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
+# Asks for no news and no updates: nothing leaves the machine.
+OFFLINE := --LabApp.app_settings_dir=.lab
+
 PYTHON_FITS := 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 PYTHON_HINT := 'No fitting Python ("$(PYTHON)"). Install Python 3.11, 3.12 or 3.13 with venv' \
 	'(Debian, Ubuntu: apt install python3-venv), or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12'
@@ -38,7 +43,7 @@ help: ## explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 lab: $(READY_LAB) ## open JupyterLab on the tour (the first time: set up .venv)
-	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(LAB_ARGS) notebooks/00_tour.ipynb
+	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(ON_THE_TOUR) $(OFFLINE) $(LAB_ARGS)
 
 test: lint warm ## run every test: package, notebooks, browser (the first time: set up .venv)
 	$(PY) -m pytest $(IN_PARALLEL) $(WITH_NOTEBOOKS) $(TEST_ARGS)
