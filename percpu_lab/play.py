@@ -1,0 +1,175 @@
+"""Playing a case: its ops run on the engine of its kernel, what happens is written down as the kernel's files.
+
+    trace.txt     op number, event      in the order the tracepoints fired
+    stats.txt     @op number, then the percpu_stats file, for every `stats` op
+    state.jsonl   every field of every chunk, a line for every `state` op
+    printk.txt    op number, text       the kernel's log
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .cases import KERNELS, Case
+from .core import layout as L
+from .stats import read_stats
+
+if TYPE_CHECKING:
+    from .engine import ChunkState, Engine
+
+#: events the ring of an engine keeps while a case is played
+RING_CAPACITY = 1 << 17
+#: events an op may cause, but for the chunks that balance destroys: two chunks made and the op's own
+EVENTS_PER_OP = 3
+
+_FILES = ("trace.txt", "stats.txt", "state.jsonl", "printk.txt")
+#: the order in which a state names the fault counters
+_STATE_FAULTS = ("page", "vm", "mem", "ptmap")
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """How long a case took.
+
+    Args:
+        name: of the case.
+        nr_ops: how many ops were done.
+        engine_seconds: spent in the engine, without reading the case and writing the files.
+    """
+
+    name: str
+    nr_ops: int
+    engine_seconds: float
+
+
+def play(case: Case, out_dir: str | Path, *, jit: Literal["auto", "off", "wait"] | None = None) -> Played:
+    """Run a case and write what the kernel would have shown.
+
+    Args:
+        case: what to run.
+        out_dir: folder for the four files; made if it is not there, older files are overwritten.
+        jit: as for Engine.
+
+    Raises:
+        KernelBugError: the case leads the kernel itself into a crash; the files tell of everything before that.
+        OSError: a file cannot be written.
+    """
+    make_engine = KERNELS[case.kernel].engine
+    assert make_engine is not None, f"a case of {case.kernel} cannot be loaded"
+    engine = make_engine(case.geometry, ring_capacity=RING_CAPACITY, history=False, jit=jit)
+    with ExitStack() as stack:
+        recorder = _Recorder(engine, Path(out_dir), stack)
+        return Played(case.name, len(case.ops), _run(case, engine, recorder))
+
+
+def _run(case: Case, engine: Engine, recorder: _Recorder) -> float:
+    ids = np.zeros(case.ops.nr_ids, np.int64)
+    at, engine_seconds = 0, 0.0
+    while at < len(case.ops):
+        stop = min(len(case.ops), at + _slice_ops(engine))
+        started = perf_counter()
+        try:
+            at = engine.run(case.ops, ids, at, stop)
+        finally:
+            engine_seconds += perf_counter() - started
+            recorder.drain()
+        if at < stop:
+            recorder.observe(int(case.ops.array[L.OPS_KIND, at]), at)
+            engine.tick()
+            at += 1
+    return engine_seconds
+
+
+def _slice_ops(engine: Engine) -> int:
+    """Say how many ops can run before the ring must be drained.
+
+    Balance destroys at most the chunks that were there before and those made meanwhile; the latter count twice.
+    """
+    return max(1, (RING_CAPACITY - engine.scalar(L.NR_CHUNKS)) // (2 * EVENTS_PER_OP))
+
+
+class _Recorder:
+    """Writes the four files of one run as it goes."""
+
+    def __init__(self, engine: Engine, folder: Path, stack: ExitStack) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine = engine
+        self._trace, self._stats, self._state, self._printk = (
+            stack.enter_context((folder / name).open("w", encoding="utf-8", newline="\n")) for name in _FILES
+        )
+        self._next_event = 0
+        self._nr_logged = 0
+        self.drain()
+
+    def drain(self) -> None:
+        """Write the events and log lines that came since."""
+        batch = self._engine.events(self._next_event)
+        if batch.lost:
+            raise RuntimeError(f"{batch.lost} events were lost between two slices")
+        self._next_event = batch.first_seq + len(batch)
+        self._trace.write(batch.text("golden"))
+        self._engine.drain_log()
+        for op, text in self._engine.log[self._nr_logged :]:
+            self._printk.write(f"{op}\t{text}\n")
+        self._nr_logged = len(self._engine.log)
+
+    def observe(self, kind: int, op: int) -> None:
+        """Do what an op asks of the host: write the statistics, or the state."""
+        if kind == L.OP_STATS:
+            self._stats.write(f"@{op}\n{read_stats(self._engine).text()}")
+        else:
+            self._state.write(json.dumps(state_document(self._engine, op), separators=(",", ":")) + "\n")
+
+
+def state_document(engine: Engine, op: int) -> dict[str, Any]:
+    """Give every field of every chunk as a state op records it, ready for JSON.
+
+    Args:
+        engine: what to look at.
+        op: number of the op that asks.
+    """
+    with engine.lock:
+        reserved = engine.reserved_chunk()
+        return {
+            "op": op,
+            "balance_pending": engine.scalar(L.BALANCE_PENDING),
+            "nr_empty_pop_pages": engine.scalar(L.NR_EMPTY_POP_PAGES),
+            "atomic_alloc_failed": engine.scalar(L.ATOMIC_ALLOC_FAILED),
+            "nr_slots": engine.scalar(L.NR_SLOTS),
+            "faults": {kind: _fault_counters(engine, L.FAULT_KINDS.index(kind)) for kind in _STATE_FAULTS},
+            "map_extend_chunks": engine.map_extend_chunks(),
+            "reserved_chunk": None if reserved is None else _chunk_document(reserved),
+            "chunks": [_chunk_document(chunk) for chunk in engine.chunks()],
+        }
+
+
+def _fault_counters(engine: Engine, kind: int) -> list[int]:
+    return [engine.scalar(L.FAULT_LEFT_MEM + kind), engine.scalar(L.FAULT_SKIP_MEM + kind)]
+
+
+def _chunk_document(chunk: ChunkState) -> dict[str, Any]:
+    return {
+        "ordinal": chunk.ordinal,
+        "slot": chunk.slot,
+        "base_addr": f"{chunk.base_addr:#x}",
+        "nr_alloc": chunk.nr_alloc,
+        "max_alloc_size": chunk.max_alloc_size,
+        "immutable": int(chunk.immutable),
+        "nr_populated": chunk.nr_populated,
+        "free_size": chunk.free_size,
+        "contig_hint": chunk.contig_hint,
+        "first_free": chunk.first_free,
+        "has_reserved": int(chunk.has_reserved),
+        "map_used": chunk.map_used,
+        "map_alloc": chunk.map_alloc,
+        "on_map_extend_list": int(chunk.on_map_extend_list),
+        "populated": [list(run) for run in chunk.populated],
+        "map": chunk.map.tolist(),
+    }
