@@ -2,21 +2,48 @@
 
     view.produce() -> Frame -> Publisher (throttle) -> LiveFigure.frame -> comm -> live.js -> BokehJS
     FigureEvent <- LiveFigure.drain() <- queue <- comm <- live.js <- mouse
+
+Bokeh's own models stay in Python as they were built: a frame goes past them, so nothing comes back as an echo and no
+model is touched by two threads.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import contextlib
+import html
+import json
+import threading
+import traceback
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import anywidget
-import numpy as np
+import bokeh
+import traitlets
+from bokeh.embed import json_item
+from bokeh.embed.bundle import bundle_for_objs_and_resources
 from bokeh.model import Model
 from bokeh.models import ColumnDataSource, LayoutDOM
+from bokeh.resources import Resources
 
+from ..errors import LabError
 from ..session import Clock
+from . import _cells
+from ._wire import Column, Columns, encode
 
-Column = np.ndarray[Any, Any] | Sequence[str] | Sequence[float] | Sequence[np.ndarray[Any, Any]]
 Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
+Kind = Literal["select", "tap", "hover", "range"]
+
+MAX_WAITING_EVENTS = 1000  # of an owner that never drains
+MAX_IN_FLIGHT = 2  # frames sent but not yet painted
+ACK_TIMEOUT_SECONDS = 0.4  # acks may not come during a cell: the last frame must be out 0.5 s after its end
+COST_FACTOR = 10  # at most a tenth of a processor goes into frames
+MAX_DELAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +51,8 @@ class Frame:
     """All that one update of a figure changes in the browser.
 
     Args:
-        sources: columns per source, all of a source's columns; a 2-D array (or a list of them) is a column of images;
-            integers of 8 bytes travel as 4 bytes where they fit, else as doubles. Arrays must not be changed afterwards.
+        sources: columns per source, all of a source's columns; a 2-D array is a column of one image, a list of arrays
+            a column of images or lines; integers of 8 bytes travel as 4 bytes where they fit, else as doubles.
         props: attributes per model (start and end of a range, text of a title, location of a span), JSON values.
     """
 
@@ -39,14 +66,14 @@ class FigureEvent:
 
     Args:
         kind: what was done.
-        model: the source (select, hover, tap that hit), the figure (tap beside everything) or the range.
-        ids: values of the source's column "id" in the rows meant, empty without such a column.
+        model: the source (select, hover, a tap that hit), the figure (a tap beside everything) or the range.
+        ids: values of the source's column "id" in the rows meant; a source without one reports nothing.
         indices: the rows meant, in the columns the browser showed at that moment.
         x, y: place of a tap in data units.
         start, end: new bounds of a range in data units.
     """
 
-    kind: Literal["select", "tap", "hover", "range"]
+    kind: Kind
     model: Model
     ids: tuple[int | float | str, ...] = ()
     indices: tuple[int, ...] = ()
@@ -56,18 +83,73 @@ class FigureEvent:
     end: float = 0.0
 
 
+class _Script(anywidget.AnyWidget):
+    """A part of BokehJS, held by the kernel for every page that needs it; made once a kernel."""
+
+    _esm = "export default {}"
+    _text = traitlets.Unicode().tag(sync=True)
+
+
+@cache
+def _script(path: str) -> _Script:
+    return _Script(_text=Path(path).read_text(encoding="utf-8"))
+
+
+def _scripts_for(root: LayoutDOM) -> list[list[str]]:
+    """Name the parts of BokehJS that a root needs, with a reference by which live.js finds each."""
+    needed = bundle_for_objs_and_resources([root], Resources(mode="absolute"))
+    return [[Path(file.url).name, f"anywidget:{_script(file.url).model_id}"] for file in needed.js_files]
+
+
+def _title_of(root: LayoutDOM) -> str:
+    titles = (getattr(getattr(model, "title", None), "text", "") for model in [root, *root.references()])
+    return next((title for title in titles if isinstance(title, str) and title), "")
+
+
 class LiveFigure(anywidget.AnyWidget):
     """A Bokeh figure or layout as a notebook widget that is painted while a cell runs.
 
-    Closed by itself when every cell that made or showed it has been run again or deleted.
+    It closes itself once every cell that made or showed it has been run again or deleted.
+
+    >>> from bokeh.plotting import figure
+    >>> plot = figure(title="area map")
+    >>> bars = plot.quad(left=[0], right=[8], bottom=[0], top=[1])
+    >>> live = LiveFigure(plot)
+    >>> live
+    LiveFigure('area map')
+    >>> live.frame({bars.data_source: {"left": [0, 8], "right": [8, 64], "bottom": [0, 0], "top": [1, 1]}})
+    1
+    >>> live.close()
 
     Args:
-        root: the figure or layout; use Range1d, give sources an "id" column for selections that survive a frame.
-        note: plain text shown where widgets cannot be (a saved notebook without kernel).
+        root: the figure or layout; use Range1d, and give a source a column "id" to hear of its rows: a selection then
+            stays with the ids from frame to frame.
+        note: plain text for places that cannot show widgets (a saved notebook without a kernel).
     """
 
+    _esm = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
+    _bokeh_version = traitlets.Unicode(bokeh.__version__).tag(sync=True)
+    _scripts: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    _root = traitlets.Unicode().tag(sync=True)
+    _error = traitlets.Unicode().tag(sync=True)
+
     def __init__(self, root: LayoutDOM, *, note: str = "") -> None:
-        super().__init__()
+        self._note = note
+        self._title = _title_of(root)
+        self._models = {model.id: model for model in root.references()}
+        self._lock = threading.Lock()
+        self._newest: dict[str, Columns] = {}
+        self._props: dict[str, dict[str, Json]] = {}
+        self._seq = 0
+        self._acked = -1
+        self._nr_events = 0
+        self._events: deque[FigureEvent] = deque(maxlen=MAX_WAITING_EVENTS)
+        self._publisher: Publisher | None = None
+        self._closed = False
+        super().__init__(_root=json.dumps(json_item(root)["doc"]), _scripts=_scripts_for(root))
+        self.on_msg(self._receive)
+        _let_answers_in(self.comm)
+        _cells.made_or_shown(self)
 
     def frame(
         self,
@@ -75,46 +157,157 @@ class LiveFigure(anywidget.AnyWidget):
         props: Mapping[Model, Mapping[str, Json]] | None = None,
         seq: int | None = None,
     ) -> int:
-        """Send one frame from any thread; returns its sequence number."""
-        raise NotImplementedError
+        """Send one frame, from any thread; Bokeh's models in Python do not change.
+
+        Args:
+            sources: as in Frame.
+            props: as in Frame.
+            seq: number of the frame; the next one if left out.
+
+        Returns:
+            Number of the frame.
+
+        Raises:
+            LabError: a model that is not part of the figure, columns of different lengths, an integer above 2**53.
+        """
+        encoded = {self._id_of(source): encode(columns) for source, columns in sources.items()}
+        changed = {self._id_of(model): dict(attrs) for model, attrs in (props or {}).items()}
+        with self._lock:
+            self._seq = self._seq + 1 if seq is None else seq
+            self._newest |= encoded
+            for model_id, attrs in changed.items():
+                self._props[model_id] = self._props.get(model_id, {}) | attrs
+            self._send_frame(encoded, changed)
+            return self._seq
+
+    def _id_of(self, model: Model) -> str:
+        if model.id not in self._models:
+            raise LabError(f"{model!r} is not part of {self!r}", where="frame", remedy="add it before LiveFigure(root)")
+        return cast(str, model.id)
+
+    def _send_frame(self, sources: Mapping[str, Columns], props: Mapping[str, Mapping[str, Json]]) -> None:
+        specs = [[source_id, encoded.specs] for source_id, encoded in sources.items()]
+        buffers = [buffer for encoded in sources.values() for buffer in encoded.buffers]
+        self.send({"type": "frame", "seq": self._seq, "sources": specs, "props": props}, buffers)
 
     def show_error(self, text: str) -> None:
         """Show a text under the figure in every view; an empty text takes it away."""
-        raise NotImplementedError
+        if not self._closed:
+            self._error = text
 
     def drain(self) -> list[FigureEvent]:
-        """Take the events that came from the browser since the last call, oldest first; any thread."""
-        raise NotImplementedError
+        """Take the events that came from the browser since the last call, oldest first; from any thread."""
+        events = []
+        with contextlib.suppress(IndexError):
+            while True:
+                events.append(self._events.popleft())
+        return events
 
     @property
     def nr_events(self) -> int:
-        """Count all events that ever came from the browser."""
-        raise NotImplementedError
+        """Number of events that ever came from the browser."""
+        return self._nr_events
 
     @property
     def acked(self) -> int:
-        """Sequence number of the newest frame that a browser has painted, -1 before the first."""
-        raise NotImplementedError
+        """Number of the newest frame that a browser has painted, -1 before the first."""
+        return self._acked
 
     @property
     def closed(self) -> bool:
         """Whether the figure has been closed."""
-        raise NotImplementedError
+        return self._closed
+
+    def attach(self, publisher: "Publisher") -> None:
+        """Keep a publisher as long as the figure is open, in place of the one before."""
+        if self._publisher is not None:
+            self._publisher.close()
+        self._publisher = publisher
+
+    def flush(self) -> None:
+        """Have the publisher, if there is one, send the newest state now."""
+        if self._publisher is not None:
+            self._publisher.flush()
+
+    def close(self) -> None:
+        """Take the figure out of the page and end its publisher; does nothing the second time."""
+        if getattr(self, "_closed", True):
+            return
+        self._closed = True
+        if self._publisher is not None:
+            self._publisher.close()
+        layout = self.layout
+        super().close()
+        layout.close()  # a widget of its own, which ipywidgets would leave open
+
+    def _receive(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
+        """Take a message of live.js, perhaps while a cell runs on another thread: touch nothing but the queues."""
+        kind = content.get("type")
+        if kind == "ack":
+            self._acked = max(self._acked, int(content["seq"]))
+        elif kind == "events":
+            self._events.extend(self._decode(content["events"]))
+            self._nr_events += len(content["events"])
+        elif kind == "hello":
+            with self._lock:
+                if self._newest or self._props:
+                    self._send_frame(self._newest, self._props)
+
+    def _decode(self, events: Iterable[dict[str, Any]]) -> list[FigureEvent]:
+        return [
+            FigureEvent(
+                kind=event["kind"],
+                model=self._models[event["model"]],
+                ids=tuple(event.get("ids", ())),
+                indices=tuple(event.get("indices", ())),
+                **{name: float(event[name]) for name in ("x", "y", "start", "end") if name in event},
+            )
+            for event in events
+            if event["kind"] in get_args(Kind) and event["model"] in self._models
+        ]
+
+    def __repr__(self) -> str:
+        return f"LiveFigure({self._title!r})"
+
+    def _repr_mimebundle_(self, **kwargs: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        _cells.made_or_shown(self)
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is not None:
+            bundle[0]["text/html"] = self._fallback()
+        return bundle
+
+    def _fallback(self) -> str:
+        """What a page shows that knows no widgets."""
+        note = f" {html.escape(self._note)}" if self._note else ""
+        return (
+            f"<p><code>{html.escape(repr(self))}</code> is a live picture: run this cell with a kernel in "
+            f"JupyterLab or Notebook 7, with anywidget installed.{note}</p>"
+        )
+
+
+def _let_answers_in(comm: object) -> None:
+    """Keep ipykernel 7.4 from holding acks and events back until the end of the cell.
+
+    JupyterLab delivers them on a subshell, ipykernel sends them on to the shell that the comm last wrote from.
+    """
+    if hasattr(comm, "_reply_subshell_for"):
+        cast(Any, comm)._reply_subshell_for = lambda _data, asked_for: asked_for
 
 
 class Publisher:
     """Sends a figure's newest state when it has changed, at a bounded rate and a bounded cost.
 
-    A daemon thread asks; `produce` therefore runs on that thread (or on the caller's of flush), never on two at once,
-    and must hold the engine's lock while it reads arrays. It is also asked after an event came in, so it is
-    the place to `figure.drain()`.
+    A daemon thread asks; `produce` therefore runs on that thread (or on that of a flush), never on two at once, and
+    must hold the engine's lock while it reads arrays. It is also asked after an event came in, so it is the place
+    to `figure.drain()`. What it raises is shown under the figure and as a warning. After each cell it is asked at once.
 
     Args:
-        figure: where frames go; the thread ends when it is closed.
+        figure: where frames go, and who keeps the publisher; the thread ends when it is closed or garbage.
         produce: makes the frame of the newest state, or None if there is nothing to send.
         version: any value that changes when `produce` would make something new; must be cheap.
         interval: shortest time between two frames in seconds.
         clock: the time.
+        start: start the thread; without it nothing happens but in poll and flush.
     """
 
     def __init__(
@@ -125,30 +318,155 @@ class Publisher:
         version: Callable[[], object],
         interval: float = 1 / 15,
         clock: Clock | None = None,
+        start: bool = True,
     ) -> None:
-        raise NotImplementedError
+        self._figure = weakref.ref(figure)
+        self._produce = produce
+        self._version = version
+        self._interval = interval
+        self._clock = clock or Clock()
+        self._building = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._seen: object = None  # the version of the last frame; None: no frame yet
+        self._due_at = 0.0
+        self._sent_at = 0.0
+        self._in_flight: deque[int] = deque()
+        self._acks_come = False
+        self._error: Exception | None = None
+        figure.attach(self)
+        if start:
+            args = (weakref.ref(self), self._wake)
+            threading.Thread(target=_tick, args=args, name=f"publisher of {figure!r}", daemon=True).start()
+
+    @property
+    def error(self) -> Exception | None:
+        """What produce raised when it was last asked."""
+        return self._error
 
     def flush(self) -> None:
-        """Send the newest state now, whatever the throttle says; any thread, never blocks on a running produce."""
-        raise NotImplementedError
+        """Send the newest state now, whatever the throttle says; from any thread.
+
+        While another thread is building a frame, that thread sends one more as soon as it is done.
+        """
+        figure = self._figure()
+        if figure is not None and not self._stopped(figure):
+            self._due_at = 0.0
+            self._acks_come = False
+            self._send_if_changed(figure)
+            self._wake.set()
 
     def close(self) -> None:
         """End the thread; the figure stays."""
-        raise NotImplementedError
+        self._closed = True
+        self._wake.set()
+
+    def poll(self) -> float | None:
+        """Send a frame if one is due; returns seconds until the next call, None once figure or publisher are closed."""
+        figure = self._figure()
+        if figure is None or self._stopped(figure):
+            return None
+        now = self._clock.now()
+        if now >= self._due_at and not self._must_wait_for_acks(figure, now):
+            self._send_if_changed(figure)
+        return max(self._due_at - self._clock.now(), self._interval / 2)
+
+    def _stopped(self, figure: LiveFigure) -> bool:
+        return self._closed or figure.closed
+
+    def _must_wait_for_acks(self, figure: LiveFigure, now: float) -> bool:
+        """Whether the browser lags; acks that do not come at all (a kernel busy with a cell) are not waited for."""
+        while self._in_flight and self._in_flight[0] <= figure.acked:
+            self._in_flight.popleft()
+            self._acks_come = True
+        if now - self._sent_at >= ACK_TIMEOUT_SECONDS:
+            self._acks_come = False
+        return self._acks_come and len(self._in_flight) >= MAX_IN_FLIGHT
+
+    def _send_if_changed(self, figure: LiveFigure) -> None:
+        if not self._building.acquire(blocking=False):
+            return  # waiting could deadlock: the other thread may want a lock that this one holds
+        try:
+            seen = (self._version(), figure.nr_events)
+            if seen != self._seen:
+                self._seen = seen
+                self._send(figure)
+        except Exception as error:
+            self._fail(figure, error)
+        finally:
+            self._building.release()
+
+    def _send(self, figure: LiveFigure) -> None:
+        start, cpu_start = self._clock.now(), self._clock.cpu()
+        frame = self._produce()
+        if frame is not None:
+            self._in_flight.append(figure.frame(frame.sources, frame.props))
+            while len(self._in_flight) > MAX_IN_FLIGHT:
+                self._in_flight.popleft()
+            self._sent_at = start
+        # Processor time: waiting for the GIL or a lock costs the running cell nothing.
+        cost = self._clock.cpu() - cpu_start
+        self._due_at = start + min(max(self._interval, COST_FACTOR * cost), MAX_DELAY_SECONDS)
+        if self._error is not None:
+            self._error = None
+            figure.show_error("")
+
+    def _fail(self, figure: LiveFigure, error: Exception) -> None:
+        """Keep and show an error; the same one is not warned of again at every frame."""
+        known = repr(error) == repr(self._error)
+        self._error = error
+        self._due_at = self._clock.now() + self._interval
+        if not known:
+            figure.show_error("".join(traceback.format_exception(error)))
+            _warn(f"{figure!r} shows an old state: {type(error).__name__}: {error}")
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(RuntimeWarning):  # where warnings are errors, a thread has nobody to raise to
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _tick(publisher: "weakref.ref[Publisher]", wake: threading.Event) -> None:
+    """Poll as long as there is a publisher; holds it only for the moment of a poll."""
+    while True:
+        alive = publisher()
+        delay = alive.poll() if alive is not None else None
+        del alive
+        if delay is None:
+            return
+        wake.wait(delay)
+        wake.clear()
 
 
 class Pump:
     """Calls a function on the kernel's main loop, that is between two cells: the safe point of a Session.
 
-    `session.on_post(Pump(session.pump).wake)`
+    `session.on_post(Pump(session.pump).wake)`. Without a loop (plain Python) nothing is called.
 
     Args:
         call: returns the seconds after which it wants to be called again, None to wait for `wake`.
     """
 
     def __init__(self, call: Callable[[], float | None]) -> None:
-        raise NotImplementedError
+        self._call = call
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with contextlib.suppress(RuntimeError):
+            self._loop = asyncio.get_running_loop()
 
     def wake(self) -> None:
-        """Have the function called soon; any thread."""
-        raise NotImplementedError
+        """Have the function called soon; from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._run)
+
+    def _run(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            delay = self._call()
+        except Exception as error:
+            _warn("".join(traceback.format_exception(error)))
+            return
+        if delay is not None and self._loop is not None:
+            self._timer = self._loop.call_later(delay, self._run)

@@ -1,0 +1,243 @@
+// Paints the Bokeh document that Python sent, keeps the newest columns of each source, and tells Python what the user did.
+//
+//   figure   one a page and widget: newest frame a source, newest attributes a model, what waits to be painted
+//     view   one a place on the page: its own Bokeh document, fed from its figure
+//
+// Python's frames are applied without sync, so they never come back; only what the user did is reported.
+
+const DTYPES = {f4: "float32", f8: "float64", i1: "int8", u1: "uint8", i2: "int16", u2: "uint16", i4: "int32", u4: "uint32"};
+const REPORT_INTERVAL_MS = 40;
+
+// ---- BokehJS: from the kernel's package, run once a page
+
+const loaded = (window[Symbol.for("percpu_lab.scripts")] ??= new Map());
+
+async function bokehjs(model, host) {
+  const version = model.get("_bokeh_version");
+  for (const [name, ref] of model.get("_scripts")) {
+    const key = `${version}/${name}`;
+    if (!loaded.has(key)) loaded.set(key, runScript(host, ref));
+    await loaded.get(key).catch((error) => { loaded.delete(key); throw error; });
+  }
+  return window.Bokeh[version]; // another version on the same page is left alone
+}
+
+async function runScript(host, ref) {
+  const script = document.createElement("script");
+  script.text = (await host.getModel(ref)).get("_text");
+  document.head.append(script);
+  script.remove();
+}
+
+// ---- frames
+
+// A column: [name, "array", [dtype, shape]], [name, "arrays", [[dtype, shape], ...]] or [name, "list", values].
+function takeFrame({seq, sources, props}, buffers) {
+  const rest = buffers.values();
+  const take = ([dtype, shape]) => ({dtype: DTYPES[dtype], shape, bytes: rest.next().value});
+  const columns = (specs) => specs.map(([name, kind, spec]) =>
+    kind === "array" ? [name, take(spec)] : kind === "arrays" ? [name, spec.map(take)] : [name, spec]);
+  return {seq, props, sources: sources.map(([id, specs]) => [id, {seq, columns: columns(specs), data: null}])};
+}
+
+function dataOf(ndarray, frame) {
+  const array = ({bytes, dtype, shape}) => {
+    const {buffer, byteOffset, byteLength} = bytes; // unaligned: has to be copied
+    return ndarray(buffer.slice(byteOffset, byteOffset + byteLength), {dtype, shape});
+  };
+  const column = (value) => Array.isArray(value) ? value.map((item) => (item?.bytes ? array(item) : item)) : array(value);
+  frame.data ??= Object.fromEntries(frame.columns.map(([name, value]) => [name, column(value)]));
+  frame.columns = null; // free the message
+  return frame.data;
+}
+
+class Figure {
+  newest = new Map();
+  props = new Map();
+  waiting = new Set();
+  views = new Set();
+  raf = 0;
+
+  constructor(model) {
+    this.model = model;
+    model.on("msg:custom", (content, buffers) => { if (content.type === "frame") this.receive(takeFrame(content, buffers)); });
+    model.send({type: "hello"}); // a reloaded page: Python sends again what this page has not seen
+  }
+
+  receive({seq, sources, props}) {
+    for (const [id, frame] of sources) {
+      if (frame.seq < (this.newest.get(id)?.seq ?? -1)) continue;
+      this.newest.set(id, frame);
+      this.waiting.add(id);
+    }
+    for (const [id, attrs] of Object.entries(props)) {
+      this.props.set(id, {...this.props.get(id), ...attrs});
+      this.waiting.add(id);
+    }
+    this.seq = Math.max(this.seq ?? seq, seq);
+    if (!this.raf) this.raf = requestAnimationFrame(() => this.paint());
+  }
+
+  paint() {
+    this.raf = 0;
+    for (const view of this.views) view.apply(this.waiting);
+    this.waiting.clear();
+    if (this.views.size) this.model.send({type: "ack", seq: this.seq});
+  }
+}
+
+// ---- a view
+
+class View {
+  constructor(figure, Bokeh, root) {
+    this.figure = figure;
+    this.Bokeh = Bokeh;
+    this.doc = Bokeh.require("document").Document.from_json(root);
+    this.ndarray = Bokeh.require("core/util/ndarray").ndarray;
+    figure.views.add(this);
+  }
+
+  async build(el) {
+    const {add_document_standalone} = this.Bokeh.require("embed/standalone");
+    this.apply(new Set([...this.figure.newest.keys(), ...this.figure.props.keys()])); // a late view catches up
+    this.manager = await add_document_standalone(this.doc, el);
+    report(this);
+  }
+
+  apply(ids) {
+    for (const id of ids) {
+      const model = this.doc.get_model_by_id(id);
+      if (model === null) continue;
+      const frame = this.figure.newest.get(id);
+      if (frame) setData(model, dataOf(this.ndarray, frame));
+      const attrs = this.figure.props.get(id);
+      if (attrs) model.setv(attrs, {sync: false});
+    }
+  }
+
+  remove() {
+    this.figure.views.delete(this);
+    this.doc.clear({sync: false});
+    const {documents} = this.Bokeh.require("document");
+    const i = documents.indexOf(this.doc);
+    if (i >= 0) documents.splice(i, 1);
+  }
+}
+
+// Rows move from frame to frame: what stays selected is the ids.
+function setData(source, data) {
+  const {selected} = source;
+  const ids = source.get_column("id");
+  if (selected.indices.length && ids && data.id) {
+    const kept = new Set(selected.indices.map((i) => ids[i]));
+    const indices = Array.from(data.id.keys()).filter((i) => kept.has(data.id[i]));
+    selected.setv({indices}, {sync: false});
+  }
+  source.setv({data}, {sync: false, check_eq: false});
+}
+
+// ---- what the user did
+
+function report(view) {
+  const {doc, manager, figure} = view;
+  const put = reporter(figure.model);
+  const models = [...doc.all_models];
+  const sources = models.filter((m) => m.type === "ColumnDataSource");
+  const rows = (kind, source, indices) => {
+    const ids = source.get_column("id");
+    const hit = Array.from(indices).filter((i) => ids && i < ids.length);
+    return {kind, model: source.id, indices: hit, ids: hit.map((i) => ids[i])};
+  };
+  doc.on_change((event) => {
+    if (!event.sync || event.kind !== "ModelChanged") return;
+    const {model, attr} = event;
+    if (model.type === "Range1d" && (attr === "start" || attr === "end")) {
+      put(`range ${model.id}`, () => ({kind: "range", model: model.id, start: model.start, end: model.end}));
+    }
+    const source = attr === "indices" && sources.find((s) => s.selected === model);
+    if (source) put(`select ${source.id}`, () => rows("select", source, source.selected.indices));
+  });
+  for (const source of sources) watchHover(source, put, rows);
+  for (const plot of models.filter((m) => "renderers" in m && "x_range" in m)) watchTap(doc, manager, plot, put, rows);
+}
+
+// Sends the newest event of each key at most every REPORT_INTERVAL_MS.
+function reporter(model) {
+  const queue = new Map();
+  let timer = 0;
+  const flush = () => {
+    timer = 0;
+    model.send({type: "events", events: [...queue.values()].map((event) => event())});
+    queue.clear();
+  };
+  return (key, event) => {
+    queue.set(key, event);
+    timer ||= setTimeout(flush, REPORT_INTERVAL_MS);
+  };
+}
+
+function watchHover(source, put, rows) {
+  let before = "";
+  source.inspect.connect(() => {
+    const event = rows("hover", source, source.inspected.indices);
+    const now = event.ids.join();
+    if (now !== before) put(`hover ${source.id}`, () => event);
+    before = now;
+  });
+}
+
+function watchTap(doc, manager, plot, put, rows) {
+  let nrTaps = 0;
+  plot.on_event("tap", ({sx, sy, x, y}) => {
+    const event = hit(manager.find_one(plot), {type: "point", sx, sy}, rows) ?? {kind: "tap", model: plot.id};
+    put(`tap ${plot.id} ${nrTaps++}`, () => ({...event, x, y}));
+  });
+  doc.event_manager.subscribed_models.add(plot);
+}
+
+// The rows under a point, of the topmost glyphs whose source has ids.
+function hit(plotView, point, rows) {
+  for (const renderer of plotView.model.renderers.toReversed()) {
+    if (!renderer.visible || !renderer.data_source?.get_column("id")) continue;
+    const selection = plotView.views.find_one(renderer)?.hit_test(point);
+    if (selection?.indices.length) return rows("tap", renderer.data_source, selection.indices);
+  }
+  return null;
+}
+
+// ---- the widget
+
+function showError(model, el) {
+  const text = document.createElement("pre");
+  text.setAttribute("role", "alert");
+  const update = () => {
+    text.textContent = model.get("_error");
+    text.hidden = !text.textContent;
+  };
+  model.on("change:_error", update);
+  update();
+  el.append(text);
+}
+
+export default () => {
+  let figure;
+  return {
+    initialize({model}) {
+      figure = new Figure(model);
+      return () => cancelAnimationFrame(figure.raf);
+    },
+    async render({model, el, host}) {
+      const place = document.createElement("div");
+      el.append(place);
+      showError(model, el);
+      try {
+        const view = new View(figure, await bokehjs(model, host), JSON.parse(model.get("_root")));
+        await view.build(place);
+        return () => view.remove();
+      } catch (error) {
+        place.textContent = `This figure cannot be shown: ${error.message}. Reload the page, or run the cell again.`;
+        throw error;
+      }
+    },
+  };
+};
