@@ -56,7 +56,7 @@ def test_wheel_holds_nothing_but_the_package(wheel: Path) -> None:
 def test_installed_package_knows_its_commands(installed: Path) -> None:
     command = [sys.executable, "-m", "percpu_lab", "--help"]
     run = subprocess.run(command, cwd=installed, capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("usage: percpu-lab")
+    assert run.stdout.startswith("usage: percpu_lab")
 
 
 def test_installed_version_is_the_one_of_the_project_and_of_the_newest_change() -> None:
