@@ -1,7 +1,9 @@
 """One source, two packages: plain functions in percpu_lab.core, compiled ones in percpu_lab.core_compiled.
 
-What is decorated with `kernel` is called by other functions of the core only;
-what is decorated with `entry` is called from Python too. In the plain package both
+What is decorated with `kernel` is called by other functions of the core only, and
+becomes part of each caller: handing six arrays down costs more than most of these
+functions do. `cold` is for the rare ones, which stay apart; what is decorated with
+`entry` is called from Python too. In the plain package both
 leave a function as it is, so that a debugger steps through the very lines
 that otherwise run at the speed of C.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["COMPILED", "entry", "kernel", "memmove"]
+__all__ = ["COMPILED", "cold", "entry", "kernel", "memmove"]
 
 COMPILED = (__package__ or "").endswith("core_compiled")
 
@@ -33,7 +35,7 @@ if COMPILED:
     _STAMP = _source_stamp()
 
     def _compile(function: Callable[..., Any], **options: Any) -> Any:
-        options |= {"error_model": "numpy", "nogil": True}
+        options |= {"error_model": "numpy", "nogil": True, "_nrt": False}
         try:
             dispatcher = njit(cache=True, **options)(function)
         except RuntimeError:  # no folder where a cache could be written: go without one
@@ -43,6 +45,9 @@ if COMPILED:
         return dispatcher
 
     def kernel(function: Callable[..., Any]) -> Any:
+        return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+
+    def cold(function: Callable[..., Any]) -> Any:
         return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
     def entry(function: Callable[..., Any]) -> Any:
@@ -66,7 +71,7 @@ else:
     def kernel(function: Callable[..., Any]) -> Any:
         return function
 
-    entry = kernel
+    cold = entry = kernel
 
     def memmove(array: Any, dst: int, src: int, count: int) -> None:
         """Move entries within an array, where the two places may overlap."""

@@ -30,7 +30,7 @@ Source: Linux v4.13 mm/percpu.c by its behavioural specification, sections 1.4, 
 from ..errors import LockdepError
 from ..units import PAGE_SHIFT, PAGE_SIZE
 from . import layout as L
-from ._jit import entry, kernel, memmove
+from ._jit import cold, entry, kernel, memmove
 from .backing import (
     announce_chunk,
     create_backing,
@@ -60,6 +60,8 @@ SMALL = 4  # sizeof(int): the smallest head or tail worth keeping
 ATOMIC_NEED = 3  # map entries an atomic request must find spare
 RECORD_CALLS = 2  # kernel memory requests for a new chunk: its record, its map
 WARN_LIMIT = 10
+
+ROW_WORK = 16  # what writing a history row costs, in map entries read
 
 # what search_slots answers instead of a chunk
 NOTHING_FOUND = 0
@@ -175,7 +177,7 @@ def pcpu_need_to_extend(s, c, is_atomic):
     return length
 
 
-@kernel
+@cold
 def pcpu_extend_area_map(s, c, length):
     """Give the map room for `length` entries -> 0, or -1 without memory."""
     if s.g[L.ALLOC_MUTEX] == 0:
@@ -423,7 +425,7 @@ def pcpu_stats_area_dealloc(s, c):
 # --- chunks (spec 1.3, 6) ------------------------------------------------------------
 
 
-@kernel
+@cold
 def pcpu_create_chunk(s):
     """Create a chunk, on no list yet -> handle, or 0 without memory."""
     if s.g[L.ALLOC_MUTEX] == 0 or s.g[L.PCPU_LOCK] != 0:
@@ -528,7 +530,7 @@ def search_slots(s, size, align, is_atomic):
     return NOTHING_FOUND, 0, 0
 
 
-@kernel
+@cold
 def extend_and_retry(s, c, length):
     spin_unlock(s)
     failed = pcpu_extend_area_map(s, c, length) < 0
@@ -756,7 +758,7 @@ def other_chunk_in_last_slot(s, c):
 # --- balance work (spec 5) -----------------------------------------------------------------
 
 
-@kernel
+@cold
 def pcpu_balance_workfn(s):
     """Destroy spare chunks, extend maps, top up empty populated pages."""
     mutex_lock(s)
@@ -1023,7 +1025,7 @@ def measure_chunk(s, c):
 
 @kernel
 def sample_chunk(s, c, history, capacity, at):
-    work = measure_chunk(s, c)
+    work = measure_chunk(s, c) + ROW_WORK
     chunk = s.chunk
     history[L.HIST_OP * capacity + at] = s.g[L.NOW]
     history[L.HIST_ORDINAL * capacity + at] = chunk[c + L.ORDINAL]

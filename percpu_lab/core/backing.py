@@ -6,7 +6,7 @@ counted when one fails. Source: v4.13, spec sections 6 and 12.
 
 from ..errors import LockdepError
 from . import layout as L
-from ._jit import kernel
+from ._jit import cold, kernel
 from .lists import list_init
 from .locks import assert_may_sleep, spin_lock, spin_unlock
 from .ring import first_fault, trace_event
@@ -60,7 +60,7 @@ def pcpu_get_pages(s):
     return 0
 
 
-@kernel
+@cold
 def pcpu_populate_chunk(s, c, page_start, page_end):
     """Back pages [page_start, page_end) of every unit -> 0, or -1 with nothing changed."""
     assert_may_sleep(s)
@@ -102,7 +102,7 @@ def pcpu_stats_chunk_dealloc(s):
     spin_unlock(s)
 
 
-@kernel
+@cold
 def take_row(s):
     """Take an unused chunk row and clear it -> handle. The caller of the op has made sure of room."""
     g = s.g
@@ -132,7 +132,7 @@ def give_row(s, c):
     g[L.NR_FREE_ROWS] += 1
 
 
-@kernel
+@cold
 def create_backing(s, record_calls):
     """Get the records, then the address range or block, of a new chunk -> handle, or 0 without memory.
 
@@ -155,7 +155,7 @@ def create_backing(s, record_calls):
     return c
 
 
-@kernel
+@cold
 def announce_chunk(s, c):
     """Populate a km chunk at birth, count the chunk, tell the trace."""
     g = s.g
@@ -171,7 +171,7 @@ def announce_chunk(s, c):
     trace_event(s, L.EVENT_CREATE, c, 0, 0, 0, 0, 0)
 
 
-@kernel
+@cold
 def pcpu_destroy_chunk(s, c):
     """Destroy a chunk that is on no list and has no live area."""
     assert_may_sleep(s)

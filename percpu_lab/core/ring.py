@@ -6,7 +6,7 @@
 """
 
 from . import layout as L
-from ._jit import kernel
+from ._jit import cold, kernel
 from .ring_filter import filter_matches
 
 
@@ -41,7 +41,7 @@ def trace_event(s, event, c, off, size, align, flags, birth):
     g[L.RING_HEAD] += 1
 
 
-@kernel
+@cold
 def log_line(s, code, size, align, atomic, reason):
     g = s.g
     at = L.LOG_TABLE + g[L.LOG_USED] * L.LOG_WORDS

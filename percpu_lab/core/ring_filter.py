@@ -10,7 +10,7 @@ The results wait in the bits of one integer, the newest lowest, so that a run ne
 """
 
 from . import layout as L
-from ._jit import kernel
+from ._jit import cold
 
 FILTER_TEST, FILTER_NOT, FILTER_AND, FILTER_OR = range(4)
 FILTER_EQ, FILTER_NE, FILTER_LT, FILTER_LE, FILTER_GT, FILTER_GE, FILTER_BAND = range(7)
@@ -22,7 +22,7 @@ MAX_WAITING = 62  # results that may wait for their AND or OR
 _SIGN_BIT = -(1 << 63)
 
 
-@kernel
+@cold
 def filter_matches(s, event, size, align, base_addr, off, ptr, reserved, is_atomic):
     """Run the filter of an event; addresses come as the int64 of the same 64 bits."""
     g = s.g
@@ -52,7 +52,7 @@ def filter_matches(s, event, size, align, base_addr, off, ptr, reserved, is_atom
     return (results & 1) == 1
 
 
-@kernel
+@cold
 def _field_value(field, size, align, base_addr, off, ptr, reserved, is_atomic):
     if field == FIELD_SIZE:
         return size
@@ -69,7 +69,7 @@ def _field_value(field, size, align, base_addr, off, ptr, reserved, is_atomic):
     return is_atomic
 
 
-@kernel
+@cold
 def _test_holds(word, value, wanted):
     operator = (word >> OPERATOR_SHIFT) & ((1 << (FIELD_SHIFT - OPERATOR_SHIFT)) - 1)
     if operator == FILTER_EQ:
