@@ -31,6 +31,7 @@ LAYERS = (
     ("pointers", "allocator"),
     ("cases", "workloads", "play"),
     ("columns", "raster"),
+    ("recorded_run",),
     ("session",),
     ("views",),
     ("__main__",),
