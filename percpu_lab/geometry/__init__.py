@@ -1,0 +1,44 @@
+"""The geometry of per-CPU memory: units, groups, the first chunk, and where all of it lies.
+
+    static, reserved, dyn, atom, CPUs --pcpu_build_alloc_info--> AllocInfo --pcpu_setup_first_chunk--> Geometry
+                                      Geometry.embed, .page, .up: both steps, as kernels boot
+"""
+
+from .addresses import Addresses, BootMemory
+from .build import Topology, pcpu_build_alloc_info
+from .first_chunk import Geometry
+from .info import (
+    KERNELS,
+    LOCAL_DISTANCE,
+    PCPU_MIN_UNIT_SIZE,
+    PERCPU_DYNAMIC_RESERVE,
+    PERCPU_MODULE_RESERVE,
+    V4_13,
+    V6_1,
+    V6_12,
+    AllocInfo,
+    GroupInfo,
+    KernelVersion,
+)
+from .presets import PRESETS, preset
+
+__all__ = [
+    "Geometry",
+    "preset",
+    "PRESETS",
+    "AllocInfo",
+    "GroupInfo",
+    "Addresses",
+    "Topology",
+    "BootMemory",
+    "pcpu_build_alloc_info",
+    "KernelVersion",
+    "KERNELS",
+    "V4_13",
+    "V6_1",
+    "V6_12",
+    "LOCAL_DISTANCE",
+    "PCPU_MIN_UNIT_SIZE",
+    "PERCPU_DYNAMIC_RESERVE",
+    "PERCPU_MODULE_RESERVE",
+]
