@@ -317,13 +317,17 @@ class Geometry:
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {format_bytes(size_bytes)}" for name, size_bytes in self.info.layout())
-        cpus = f"{self.info.nr_cpus} CPU{'s' * (self.info.nr_cpus > 1)}"
+        cpus = _counted_cpus(self.info.nr_cpus)
         return (f"<Geometry: {cpus}, unit {format_bytes(self.info.unit_size)} ({parts}), {self.backing}, "
                 f"at {self.addresses.first_chunk:#x}>")
 
     def _repr_html_(self) -> str:
-        return layout_html(self.info, f"{self.info.nr_cpus} possible CPUs, {self.backing} backing, first chunk at "
+        return layout_html(self.info, f"{_counted_cpus(self.info.nr_cpus)}, {self.backing} backing, first chunk at "
                                       f"{self.addresses.first_chunk:#x}")
+
+
+def _counted_cpus(nr_cpus: int) -> str:
+    return f"{nr_cpus} CPU{'s' * (nr_cpus != 1)}"
 
 
 def _boot_areas(info: AllocInfo, topology: Topology, memory: BootMemory) -> list[int]:

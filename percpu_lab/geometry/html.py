@@ -53,7 +53,7 @@ def _legend(info: AllocInfo) -> str:
         '<span style="margin-right:1.2em;white-space:nowrap"><span style="display:inline-block;width:.8em;height:.8em;'
         f'border:1px solid currentColor;background:{_FILLS[name]}"></span> {escape(name)} {_size(size_bytes)}</span>'
         for name, size_bytes in info.layout())
-    return f"<div>one unit of {_size(info.unit_size)}, {info.unit_pages:,} pages: {items}</div>"
+    return f"<div>{items}</div><div>one unit of {_size(info.unit_size)}, {info.unit_pages:,} pages</div>"
 
 
 def _groups(info: AllocInfo) -> str:
@@ -63,15 +63,21 @@ def _groups(info: AllocInfo) -> str:
 
 
 def _group_row(info: AllocInfo, number: int, group: GroupInfo) -> str:
-    boxes = "".join(_unit_box(cpu, index, info.upa) for index, cpu in enumerate(group.cpu_map[:MAX_UNITS_SHOWN]))
+    units = group.cpu_map[:MAX_UNITS_SHOWN]
+    step = info.upa or len(units)
+    boxes = " ".join(_alloc_boxes(units[first:first + step]) for first in range(0, len(units), step))
     more = group.nr_units - MAX_UNITS_SHOWN
     return (f'<div><span title="base_offset {group.base_offset:,} bytes">group {number} at +{group.base_offset:#x}, '
             f"CPU of each unit: </span>{boxes}{f' and {more:,} more units' if more > 0 else ''}</div>")
 
 
-def _unit_box(cpu: int | None, index: int, upa: int) -> str:
-    """Draw one unit; a gap goes before each new allocation of alloc_size bytes."""
-    gap = "margin-left:.6em;" if upa and index and index % upa == 0 else ""
+def _alloc_boxes(units: tuple[int | None, ...]) -> str:
+    """Draw the units of one allocation of alloc_size bytes; allocations keep apart and lines break between them."""
+    boxes = "".join(map(_unit_box, units))
+    return f'<span style="display:inline-block;margin-right:.4em">{boxes}</span>'
+
+
+def _unit_box(cpu: int | None) -> str:
     if cpu is None:
-        return f'<span title="unit {index} has no CPU" style="{_BOX}dashed currentColor;opacity:.6;{gap}">-</span>'
-    return f'<span style="{_BOX}solid currentColor;{gap}">{cpu}</span>'
+        return f'<span title="a unit without a CPU" style="{_BOX}dashed currentColor;opacity:.6">-</span>'
+    return f'<span style="{_BOX}solid currentColor">{cpu}</span>'
