@@ -1,1 +1,51 @@
-"""The Linux per-CPU memory allocator, laid open."""
+"""The Linux per-CPU memory allocator, laid open.
+
+>>> import percpu_lab as lab
+>>> a = lab.Allocator("x86-64, 4 CPUs")
+>>> p = a.alloc_percpu(64)
+>>> a.free_percpu(p)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .allocator import Allocator as Allocator
+    from .geometry import PRESETS as PRESETS
+    from .geometry import AllocInfo as AllocInfo
+    from .geometry import Geometry as Geometry
+    from .gfp import GFP_ATOMIC as GFP_ATOMIC
+    from .gfp import GFP_KERNEL as GFP_KERNEL
+    from .ops import Ops as Ops
+    from .stats import PercpuStats as PercpuStats
+    from .workloads import WORKLOADS as WORKLOADS
+
+__version__ = "0.1.0"
+
+# a name is imported when it is first used, so that importing the package costs next to nothing
+_HOMES = {
+    "Allocator": "allocator",
+    "AllocInfo": "geometry",
+    "Geometry": "geometry",
+    "PRESETS": "geometry",
+    "GFP_ATOMIC": "gfp",
+    "GFP_KERNEL": "gfp",
+    "Ops": "ops",
+    "PercpuStats": "stats",
+    "WORKLOADS": "workloads",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

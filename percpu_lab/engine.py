@@ -92,6 +92,7 @@ class Engine:
         stats: keep percpu_stats (CONFIG_PERCPU_STATS).
         ring_capacity: events the ring holds, rounded up to a power of two.
         history: sample the state of all chunks as ops go by.
+        auto_balance: run the balance work at the end of the op that made it pending, not only when called.
         jit: a policy of compiled.py; the environment decides by default.
 
     Raises:
@@ -101,7 +102,7 @@ class Engine:
     kernel = "v4.13-areamap"
 
     def __init__(self, geometry: Geometry, *, stats: bool = True, ring_capacity: int = 1 << 16, history: bool = True,
-                 jit: str | None = None) -> None:
+                 auto_balance: bool = False, jit: str | None = None) -> None:
         self.geometry = geometry
         self.lock = threading.RLock()
         self.log: list[tuple[int, str]] = [(-1, line) for line in geometry.boot_log]
@@ -113,6 +114,7 @@ class Engine:
         info = geometry.info
         with deferred_interrupt():
             self._functions.pcpu_setup_first_chunk(*self._arrays, info.static_size, info.reserved_size, info.dyn_size)
+        self._g[L.AUTO_BALANCE] = auto_balance
         self._policy = compiled.policy(jit)
         self._change_over()
         if history:
@@ -252,11 +254,12 @@ class Engine:
     def _make_history_room(self) -> None:
         """Drop every second sample; where one alone fills half of the room, double the room."""
         used = int(self._g[L.HIST_USED])
-        samples, number = np.unique(self._history[L.HIST_OP, :used], return_inverse=True)
-        if len(samples) < 4:
+        rows = self._history[:, :used]
+        number = np.cumsum(np.diff(rows[L.HIST_OP], prepend=rows[L.HIST_OP, :1]) != 0)
+        if number[-1] < 3:
             self._history = np.concatenate([self._history, np.zeros_like(self._history)], axis=1)
             return
-        kept = self._history[:, :used][:, number % 2 == 0]
+        kept = rows[:, number % 2 == 0]
         self._history[:, : kept.shape[1]] = kept
         self._g[L.HIST_USED] = kept.shape[1]
         self._stride *= 2
@@ -301,16 +304,23 @@ class Engine:
             self._after_op()
             return int(ptr) & _MASK64
 
-    def free(self, ptr: int) -> None:
+    def free(self, ptr: int, born: int = -1) -> None:
         """Free a percpu pointer (free_percpu); 0 is allowed and does nothing.
+
+        Args:
+            ptr: unsigned.
+            born: number of the op that allocated it, to tell a stale pointer from its successor; -1 if unknown.
 
         Raises:
             DoubleFreeError, ForeignPointerError: the kernel would crash or be corrupted; nothing was changed.
         """
         with self.lock, self._guard:
-            status = self._op_free(*self._arrays, to_signed(ptr))
-            if status != L.STATUS_OK:
-                raise bad_free(status, ptr)
+            self._op_free(*self._arrays, to_signed(ptr), born)
+            while self._g[L.STATUS] != L.STATUS_OK:
+                if self._g[L.STATUS] in _BAD_FREE:
+                    raise bad_free(self._g[L.STATUS], ptr)
+                self._serve(self._g[L.STATUS])
+                self._op_free(*self._arrays, to_signed(ptr), born)
             self._after_op()
 
     def balance(self) -> bool:
@@ -422,6 +432,42 @@ class Engine:
         with self.lock:
             return [int(self.chunk[c + L.ORDINAL]) for c in self._list(L.EXTEND_NEXT, L.EXTEND_HEAD_ROW)]
 
+    def handle(self, ordinal: int) -> int:
+        """Find a chunk by its ordinal -> handle, or 0 once it is destroyed."""
+        if ordinal <= 0:
+            return self.scalar(L.RESERVED_CHUNK if ordinal else L.FIRST_CHUNK)
+        return int(self.order[ordinal - 1]) if ordinal <= self.scalar(L.NR_ORDER) else 0
+
+    def place(self, ptr: int) -> tuple[int, int]:
+        """Find where a percpu pointer leads -> (chunk ordinal, offset in bytes), whether anything lives there or not.
+
+        Raises:
+            ForeignPointerError: no chunk ever was at this address.
+        """
+        address = to_signed(ptr - self.scalar(L.PTR_BIAS))
+        if 0 <= address < self.scalar(L.UNIT_SIZE):
+            return (-1 if address < self.scalar(L.RESERVED_LIMIT) else 0), address
+        number, off = divmod(address - self.scalar(L.AREA_BASE), self.scalar(L.AREA_STRIDE))
+        if not 0 <= number < self.scalar(L.NR_ORDER) or off >= self.scalar(L.UNIT_SIZE):
+            raise bad_free(L.STATUS_NO_CHUNK, ptr)
+        return number + 1, off
+
+    def born(self, ptr: int) -> int:
+        """Give the number of the op that allocated the area a percpu pointer points to; -1 if no live area begins there."""
+        with self.lock:
+            ordinal, off = self.place(ptr)
+            c = self.handle(ordinal)
+            return (int(self.birth[self.chunk[c + L.BIRTH] + (off >> 1)]) >> 16) if c and self._is_live(c, off) else -1
+
+    def _is_live(self, c: int, off: int) -> bool:
+        return not off & 1 and bool(self.birth[self.chunk[c + L.BIRTH] + (off >> 1)])
+
+    def watch_memory(self, ordinal: int) -> None:
+        """Report areas of a chunk to `zero_area` from now on (the first and the reserved chunk share their memory)."""
+        for c in (self.handle(0), self.handle(-1)) if ordinal <= 0 else (self.handle(ordinal),):
+            if c:
+                self.chunk[c + L.HAS_MEMORY] = 1
+
     def base_addr(self, c: int) -> int:
         """Give the base address of a chunk handle, unsigned."""
         return int(self._g[L.FIRST_BASE] + self.chunk[c + L.BASE]) & _MASK64
@@ -455,7 +501,7 @@ RING_NAMES = ("op", "event", "chunk", "off", "size", "align", "flags", "birth")
 HISTORY_COLUMNS = ("op", "ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc", "nr_populated")
 _SAMPLE_WORK_SINGLE = 64
 _SAMPLE_WORK_BULK = 4
-_BAD_FREE = (L.STATUS_BAD_FREE, L.STATUS_NO_CHUNK, L.STATUS_STATIC)
+_BAD_FREE = (L.STATUS_BAD_FREE, L.STATUS_NO_CHUNK, L.STATUS_STATIC, L.STATUS_STALE)
 
 
 def bad_free(status: int, ptr: int, where: str = "") -> LabError:
@@ -470,6 +516,9 @@ def bad_free(status: int, ptr: int, where: str = "") -> LabError:
     if status == L.STATUS_STATIC:
         return ForeignPointerError("static per-CPU variables stand here, not an allocation", where=where,
                                    remedy="free what alloc_percpu returned")
+    if status == L.STATUS_STALE:
+        return DoubleFreeError("freed before, and its area belongs to a later allocation now", where=where,
+                               remedy="free each pointer once; nothing was changed (a kernel would free the other's memory)")
     return DoubleFreeError("no live area begins here: freed before, or a pointer into the middle of one", where=where,
                            remedy="free each pointer once; nothing was changed (a kernel would BUG here)")
 

@@ -69,4 +69,9 @@ class FilterError(LabError):
 
 
 class HookError(LabError):
-    """A subscribed hook raised; it was unsubscribed and the allocator went on."""
+    """A subscribed hook raised; it was unsubscribed, and the allocator is as if it had not.
+
+    `result` is what the interrupted call had made: the pointer of an allocation, or None.
+    """
+
+    result: object = None

@@ -613,6 +613,7 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
     size = (size + 1) & ~1
     if size <= 0 or size > PCPU_MIN_UNIT_SIZE or align > PAGE_SIZE or align & (align - 1):
         log_line(s, L.LOG_ILLEGAL, size, align, is_atomic, 0)
+        g[L.NR_FAILED] += 1
         g[L.REASON] = L.REASON_ILLEGAL
         return 0
     if not is_atomic:
@@ -685,6 +686,7 @@ def alloc_failed(s, size, align, reserved, is_atomic, reason):
     else:
         mutex_unlock(s)
     g[L.REASON] = reason
+    g[L.NR_FAILED] += 1
     return 0
 
 
@@ -707,7 +709,7 @@ def pcpu_chunk_addr_search(s, address):
 
 
 @kernel
-def check_free(s, c, off):
+def check_free(s, c, off, born):
     """Say why a free of this address must not be tried; STATUS_OK if it may."""
     if c == 0:
         return L.STATUS_NO_CHUNK
@@ -715,14 +717,21 @@ def check_free(s, c, off):
         return L.STATUS_BAD_FREE
     if s.chunk[c + L.HAS_RESERVED] != 0 and off < s.map[s.chunk[c + L.MAP] + 1] & ~1:
         return L.STATUS_STATIC
-    if s.birth[s.chunk[c + L.BIRTH] + (off >> 1)] == 0:
+    birth = s.birth[s.chunk[c + L.BIRTH] + (off >> 1)]
+    if birth == 0:
         return L.STATUS_BAD_FREE
+    if born >= 0 and birth >> 16 != born:
+        return L.STATUS_STALE
     return L.STATUS_OK
 
 
 @kernel
-def free_percpu(s, ptr):
-    """Free the area of a percpu pointer; 0 is NULL. Sets g[STATUS] and changes nothing if the pointer is bad."""
+def free_percpu(s, ptr, born):
+    """Free the area of a percpu pointer; 0 is NULL. Sets g[STATUS] and changes nothing if the pointer is bad.
+
+    Args:
+        born: number of the op that allocated it, or -1 if the caller does not know.
+    """
     g = s.g
     if ptr == 0:
         return
@@ -732,7 +741,7 @@ def free_percpu(s, ptr):
     off = address
     if c != 0:
         off = address - s.chunk[c + L.BASE]
-    g[L.STATUS] = check_free(s, c, off)
+    g[L.STATUS] = check_free(s, c, off, born)
     if g[L.STATUS] == L.STATUS_OK:
         occ_pages = pcpu_free_area(s, c, off)
         if c != g[L.RESERVED_CHUNK]:
@@ -893,6 +902,20 @@ def room(s):
     return L.STATUS_OK
 
 
+@kernel
+def run_pending_work(s):
+    if s.g[L.BALANCE_PENDING] != 0:
+        s.g[L.BALANCE_PENDING] = 0
+        pcpu_balance_workfn(s)
+
+
+@kernel
+def end_op(s):
+    if s.g[L.AUTO_BALANCE] != 0:
+        run_pending_work(s)
+    s.g[L.NOW] += 1
+
+
 @entry
 def op_alloc(g, chunk, map_, birth, ring, order, size, align, flags):
     """Run one alloc op -> percpu pointer or 0."""
@@ -902,19 +925,19 @@ def op_alloc(g, chunk, map_, birth, ring, order, size, align, flags):
     if status != L.STATUS_OK:
         return 0
     ptr = pcpu_alloc(s, size, align, flags & L.FLAG_RESERVED, (flags & L.FLAG_ATOMIC) >> 1)
-    g[L.NOW] += 1
+    end_op(s)
     return ptr
 
 
 @entry
-def op_free(g, chunk, map_, birth, ring, order, ptr):
-    """Run one free op -> STATUS_*; a bad pointer is no op."""
+def op_free(g, chunk, map_, birth, ring, order, ptr, born):
+    """Run one free op; STATUS tells if room was lacking or the pointer is bad, which is no op."""
     s = State(g, chunk, map_, birth, ring, order)
-    g[L.STATUS] = L.STATUS_OK
-    free_percpu(s, ptr)
+    g[L.STATUS] = room(s)
     if g[L.STATUS] == L.STATUS_OK:
-        g[L.NOW] += 1
-    return g[L.STATUS]
+        free_percpu(s, ptr, born)
+    if g[L.STATUS] == L.STATUS_OK:
+        end_op(s)
 
 
 @entry
@@ -925,9 +948,7 @@ def op_balance(g, chunk, map_, birth, ring, order):
     if g[L.STATUS] != L.STATUS_OK:
         return 0
     pending = g[L.BALANCE_PENDING]
-    if pending:
-        g[L.BALANCE_PENDING] = 0
-        pcpu_balance_workfn(s)
+    run_pending_work(s)
     g[L.NOW] += 1
     return pending
 
@@ -944,13 +965,11 @@ def run_op(s, ops, ids, i, nr_ops):
             flags & L.FLAG_RESERVED, (flags & L.FLAG_ATOMIC) >> 1,
         )
     elif kind == L.OP_FREE:
-        free_percpu(s, ids[ops[L.OPS_ID * nr_ops + i]])
+        free_percpu(s, ids[ops[L.OPS_ID * nr_ops + i]], -1)
         if g[L.STATUS] == L.STATUS_OK:
             ids[ops[L.OPS_ID * nr_ops + i]] = 0
     elif kind == L.OP_BALANCE:
-        if g[L.BALANCE_PENDING] != 0:
-            g[L.BALANCE_PENDING] = 0
-            pcpu_balance_workfn(s)
+        run_pending_work(s)
     elif kind == L.OP_FAULT:
         fault = ops[L.OPS_ID * nr_ops + i]
         g[L.FAULT_LEFT_MEM + fault] = ops[L.OPS_SIZE * nr_ops + i]
@@ -981,7 +1000,7 @@ def run_ops(g, chunk, map_, birth, ring, order, ops, ids, start, stop):
         run_op(s, ops, ids, i, nr_ops)
         if g[L.STATUS] != L.STATUS_OK and g[L.STATUS] != L.STATUS_BUG_WALK:
             return i
-        g[L.NOW] += 1
+        end_op(s)
         i += 1
         if g[L.STATUS] != L.STATUS_OK:
             return i

@@ -48,6 +48,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     ATOMIC_ALLOC_FAILED,
     ASYNC_ENABLED,
     BALANCE_PENDING,
+    AUTO_BALANCE,  # run the balance work at the end of the op that made it pending
     WARN_LIMIT,
     TEMP_PAGES_READY,  # the temporary page array of the vm backing exists
     # percpu_stats
@@ -76,6 +77,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     # work counted, for comparisons
     AREAS_SCANNED,
     ENTRIES_MOVED,
+    NR_FAILED,  # requests that got NULL, the illegal ones too
     HIST_USED,  # columns of the history in use
     # faults: left and skip for each FAULT_* kind
     FAULT_LEFT_MEM,
@@ -87,7 +89,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     FAULT_SKIP_PAGE,
     FAULT_SKIP_PTMAP,
     NR_SCALARS,
-) = range(63)
+) = range(65)
 
 FAULT_MEM, FAULT_VM, FAULT_PAGE, FAULT_PTMAP, NR_FAULT_KINDS = range(5)
 FAULT_KINDS = ("mem", "vm", "page", "ptmap")
@@ -187,7 +189,8 @@ FLAG_RESERVED, FLAG_ATOMIC, REASON_SHIFT = 1, 2, 8
     STATUS_BAD_FREE,  # no area in use begins there; nothing was changed
     STATUS_NO_CHUNK,  # no chunk is at that address; nothing was changed
     STATUS_STATIC,  # the address lies in the static or reserved prefix; nothing was changed
-) = range(10)
+    STATUS_STALE,  # the area belongs to a later allocation; nothing was changed
+) = range(11)
 
 # --- why an allocation failed --------------------------------------------------
 (

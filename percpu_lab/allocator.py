@@ -1,0 +1,376 @@
+"""The allocator a notebook holds."""
+
+from __future__ import annotations
+
+import html
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .core import layout as L
+from .engine import ChunkState, Engine
+from .errors import ForeignPointerError, HookError, RequestError
+from .geometry import AllocInfo, Geometry, preset
+from .gfp import GFP_KERNEL, is_atomic
+from .memory import PercpuMemory
+from .ops import Ops
+from .pointers import PerCpuAddress, PercpuPtr
+from .stats import PercpuStats, read_stats
+from .trace import Trace
+from .units import format_bytes
+
+if TYPE_CHECKING:
+    from .workloads import Workload
+
+_SLICE_OPS = 10_000
+
+
+class Log(Sequence[str]):
+    """Lines of the kernel log, printed as dmesg prints them.
+
+    >>> Log([(-1, "pcpu-alloc: [0] 0 1 ")])
+    pcpu-alloc: [0] 0 1 
+    """
+
+    def __init__(self, lines: Sequence[tuple[int, str]]) -> None:
+        self.ops = tuple(op for op, _ in lines)
+        self._lines = tuple(text for _, text in lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._lines[index]
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AllocatorState:
+    """The allocator's own structures, laid open at one moment, under the kernel's names (patch 2/4 of June 2017).
+
+    Sizes in bytes; chunks as they stand on their lists.
+    """
+
+    op: int
+    pcpu_stats_ai: AllocInfo
+    pcpu_nr_slots: int
+    pcpu_slot: tuple[tuple[ChunkState, ...], ...]
+    pcpu_first_chunk: ChunkState
+    pcpu_reserved_chunk: ChunkState | None
+    pcpu_map_extend_chunks: tuple[int, ...]
+    pcpu_nr_empty_pop_pages: int
+    pcpu_atomic_alloc_failed: bool
+    balance_pending: bool
+
+    @property
+    def chunks(self) -> tuple[ChunkState, ...]:
+        """Every chunk in the order of percpu_stats: the reserved one, then slot 0 up."""
+        reserved = (self.pcpu_reserved_chunk,) if self.pcpu_reserved_chunk else ()
+        return reserved + tuple(chunk for slot in self.pcpu_slot for chunk in slot)
+
+    def __repr__(self) -> str:
+        return f"<AllocatorState after {self.op:,} ops: {len(self.chunks)} chunks in {self.pcpu_nr_slots} slots>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunResult:
+    """What became of an op script: a pointer for each id that is still live."""
+
+    allocator: Allocator
+    nr_ops: int
+    nr_failed: int
+    ids: np.ndarray
+
+    @property
+    def pointers(self) -> list[int]:
+        """The percpu pointers still live, as numbers, by id."""
+        return [int(ptr) & (1 << 64) - 1 for ptr in self.ids if ptr]
+
+    def free_all(self) -> None:
+        """Free what the script left live, in the order of its ids."""
+        live = np.flatnonzero(self.ids)
+        self.allocator.run(Ops.free(live), ids=self.ids)
+
+    def __repr__(self) -> str:
+        return f"<{self.nr_ops:,} ops done: {np.count_nonzero(self.ids):,} areas left live, {self.nr_failed:,} requests failed>"
+
+
+class Allocator:
+    """The per-CPU memory allocator of Linux v4.13.
+
+    >>> a = Allocator("x86-64, 4 CPUs")
+    >>> p = a.alloc_percpu(60)
+    >>> a.free_percpu(p)
+    >>> a.stats().global_stats.nr_alloc
+    1
+
+    Args:
+        geometry: a Geometry, or the name of a preset (`percpu_lab.PRESETS`).
+        stats: keep percpu_stats (CONFIG_PERCPU_STATS).
+        trace_events: events the ring holds.
+        auto_balance: run the balance work by itself, at the end of the op that makes it pending; else `balance()` runs it.
+        jit: auto, off or wait (see compiled.py).
+        name: shown in titles.
+
+    Raises:
+        GeometryError: the kernel would refuse to boot with this geometry.
+    """
+
+    def __init__(self, geometry: Geometry | str = "x86-64, 4 CPUs", *, stats: bool = True, trace_events: int = 1 << 16,
+                 auto_balance: bool = False, jit: str | None = None, name: str = "") -> None:
+        self.geometry = preset(geometry) if isinstance(geometry, str) else geometry
+        self.name = name or (geometry if isinstance(geometry, str) else "percpu")
+        self.engine = Engine(self.geometry, stats=stats, ring_capacity=trace_events, auto_balance=auto_balance, jit=jit)
+        self.trace = Trace(self.engine)
+        self.memory = PercpuMemory(self.engine)
+        self._current_cpu = self.geometry.info.possible_cpus[0]
+
+    # --- requests ---------------------------------------------------------------
+
+    def alloc_percpu(self, size: int, align: int = 8, gfp: int = GFP_KERNEL, reserved: bool = False) -> PercpuPtr:
+        """Allocate `size` bytes on every CPU (__alloc_percpu_gfp, __alloc_reserved_percpu).
+
+        >>> Allocator().alloc_percpu(0).reason
+        'illegal size or align'
+
+        Args:
+            size: bytes for each CPU, at most 32768.
+            align: bytes, a power of two up to 4096.
+            gfp: GFP_KERNEL may sleep, populate pages and create chunks; anything less is atomic.
+            reserved: take it from the reserved chunk.
+
+        Returns:
+            A pointer; NULL, with its reason, if the kernel would have returned NULL.
+
+        Raises:
+            RequestError: not a number, or a negative one.
+        """
+        if type(size) is not int or type(align) is not int or size < 0 or align < 0:
+            size, align = _checked_number(size, "size"), _checked_number(align, "align")
+        engine = self.engine
+        with engine.lock:
+            value = engine.alloc(size, align, bool(reserved), is_atomic(gfp))
+            op = engine.now - 1
+            reason = "" if value else L.REASONS[engine.scalar(L.REASON)]
+        if self.memory:
+            engine.drain_zero()
+        ptr = PercpuPtr(self, value, size, align, op, reason)
+        if self.trace.has_hooks:
+            self._deliver(ptr)
+        return ptr
+
+    def free_percpu(self, ptr: PercpuPtr | int | None) -> None:
+        """Free an allocation; NULL is allowed and does nothing (free_percpu).
+
+        Args:
+            ptr: what alloc_percpu returned, or its number.
+
+        Raises:
+            DoubleFreeError: it was freed before; nothing was changed.
+            ForeignPointerError: another allocator's, or no pointer at all; nothing was changed.
+        """
+        if isinstance(ptr, PercpuPtr):
+            if ptr.owner is not self and ptr:
+                raise ForeignPointerError(f"this pointer belongs to {ptr.owner.name!r}", where=f"free_percpu({ptr})",
+                                          remedy="free it there; nothing was changed")
+            self.engine.free(ptr.value, ptr.op)
+        else:
+            self.engine.free(_checked_number(ptr or 0, "ptr"))
+        if self.trace.has_hooks:
+            self._deliver(None)
+
+    def balance(self) -> bool:
+        """Run the balance work if it is pending -> whether it was (pcpu_balance_workfn)."""
+        ran = self.engine.balance()
+        self.memory.drop_destroyed()
+        if self.trace.has_hooks:
+            self._deliver(None)
+        return ran
+
+    def fault(self, kind: str, count: int, skip: int = 0) -> None:
+        """Let the next `skip` calls of a kind succeed and fail the `count` calls behind them; count 0 clears it.
+
+        Args:
+            kind: mem (kernel memory), vm (address range of a chunk), page or ptmap (mapping of pages).
+
+        Raises:
+            RequestError: no such kind, or a negative number.
+        """
+        self.engine.set_fault(kind, count, skip)
+
+    def run(self, script: Ops | Workload, *, ids: np.ndarray | None = None) -> RunResult:
+        """Run an op script or a workload at full speed.
+
+        >>> from percpu_lab.ops import Ops
+        >>> Allocator().run(Ops.alloc(np.arange(100), 64))
+        <100 ops done: 100 areas left live, 0 requests failed>
+
+        Args:
+            script: the ops; stats and state ops pass without effect.
+            ids: int64, the pointer of each id; given, a script goes on where another ended.
+
+        Raises:
+            BadFreeError, KernelBugError: at the op named; the ops before it are done.
+        """
+        ops = script if isinstance(script, Ops) else script.build()
+        table = np.zeros(max(ops.nr_ids, 1), np.int64) if ids is None else ids
+        if ops.nr_ids > len(table):
+            raise RequestError(f"the script uses {ops.nr_ids} ids, the table has {len(table)}", where="ids", remedy="give a longer table")
+        failed_before = self.engine.scalar(L.NR_FAILED)
+        for start in range(0, len(ops), _SLICE_OPS):
+            self.run_slice(ops, table, start, min(start + _SLICE_OPS, len(ops)))
+        self.memory.drop_destroyed()
+        return RunResult(self, len(ops), self.engine.scalar(L.NR_FAILED) - failed_before, table)
+
+    def run_slice(self, ops: Ops, ids: np.ndarray, start: int, stop: int) -> None:
+        """Run ops [start, stop) of a script, then give the hooks what happened.
+
+        Raises:
+            BadFreeError, KernelBugError, HookError: the ops before it are done.
+        """
+        i = start
+        while i < stop:
+            i = self.engine.run(ops, ids, i, stop)
+            if i < stop:  # a stats or state op, which is for whoever reads the script
+                self.engine.tick()
+                i += 1
+        if self.trace.has_hooks:
+            self._deliver(None)
+
+    def _deliver(self, result: PercpuPtr | None) -> None:
+        """Give the hooks the new events; what a hook raises reaches the caller, together with what the call made."""
+        try:
+            self.trace.deliver()
+        except HookError as error:
+            error.result = result
+            raise
+
+    # --- memory -------------------------------------------------------------------
+
+    @property
+    def current_cpu(self) -> int:
+        """The CPU that this_cpu_ptr means."""
+        return self._current_cpu
+
+    @contextmanager
+    def on_cpu(self, cpu: int) -> Iterator[None]:
+        """Run a block on a CPU.
+
+        >>> a = Allocator()
+        >>> with a.on_cpu(3):
+        ...     a.current_cpu
+        3
+
+        Raises:
+            RequestError: the CPU is not possible.
+        """
+        before = self._current_cpu
+        self._current_cpu = self._checked_cpu(cpu)
+        try:
+            yield
+        finally:
+            self._current_cpu = before
+
+    def per_cpu_ptr(self, ptr: PercpuPtr, cpu: int) -> PerCpuAddress:
+        """Give the address of one CPU's copy, and the memory there (per_cpu_ptr; spec section 10).
+
+        Raises:
+            RequestError: NULL, or the CPU is not possible.
+            ForeignPointerError: another allocator's pointer.
+        """
+        if not ptr:
+            raise RequestError("NULL has no copies", where="per_cpu_ptr", remedy="check the pointer before you use it")
+        if ptr.owner is not self:
+            raise ForeignPointerError(f"this pointer belongs to {ptr.owner.name!r}", where=f"per_cpu_ptr({ptr})", remedy="ask it there")
+        info, addresses = self.geometry.info, self.geometry.addresses
+        offset = info.unit_offset[self._checked_cpu(cpu)]
+        bias = self.engine.scalar(L.PTR_BIAS)
+        return PerCpuAddress(ptr, cpu, (ptr.value - bias + addresses.first_chunk + offset) & (1 << 64) - 1)
+
+    def this_cpu_ptr(self, ptr: PercpuPtr) -> PerCpuAddress:
+        """Give the address of the current CPU's copy (this_cpu_ptr)."""
+        return self.per_cpu_ptr(ptr, self._current_cpu)
+
+    def _checked_cpu(self, cpu: int) -> int:
+        if cpu not in self.geometry.info.unit_offset:
+            raise RequestError(f"CPU {cpu!r} is not possible", where="cpu", remedy=f"choose from {list(self.geometry.info.possible_cpus)}")
+        return cpu
+
+    # --- reading --------------------------------------------------------------------
+
+    def stats(self) -> PercpuStats:
+        """Read percpu_stats.
+
+        Raises:
+            LabError: the allocator was made with stats=False.
+        """
+        return read_stats(self.engine)
+
+    def dmesg(self) -> Log:
+        """Read the kernel log."""
+        return Log(self.engine.dmesg())
+
+    def state(self) -> AllocatorState:
+        """Lay the structures open, read-only: slots, chunks, first and reserved chunk, globals."""
+        engine, info = self.engine, self.geometry.info
+        with engine.lock:
+            chunks = engine.chunks()
+            nr_slots = engine.scalar(L.NR_SLOTS)
+            return AllocatorState(
+                op=engine.now,
+                pcpu_stats_ai=info,
+                pcpu_nr_slots=nr_slots,
+                pcpu_slot=tuple(tuple(c for c in chunks if c.slot == slot) for slot in range(nr_slots)),
+                pcpu_first_chunk=next(c for c in chunks if c.ordinal == 0),
+                pcpu_reserved_chunk=engine.reserved_chunk(),
+                pcpu_map_extend_chunks=tuple(engine.map_extend_chunks()),
+                pcpu_nr_empty_pop_pages=engine.scalar(L.NR_EMPTY_POP_PAGES),
+                pcpu_atomic_alloc_failed=bool(engine.scalar(L.ATOMIC_ALLOC_FAILED)),
+                balance_pending=bool(engine.scalar(L.BALANCE_PENDING)),
+            )
+
+    @property
+    def chunks(self) -> tuple[ChunkState, ...]:
+        """Every chunk as it stands now, in the order of percpu_stats."""
+        return self.state().chunks
+
+    def __repr__(self) -> str:
+        return f"<Allocator {self.name!r}: {self._summary()}>"
+
+    def _summary(self) -> str:
+        info, engine = self.geometry.info, self.engine
+        nr_chunks = len(engine.handles()) + bool(engine.scalar(L.RESERVED_CHUNK))
+        return f"{info.nr_cpus} CPUs, unit {format_bytes(info.unit_size)}, {nr_chunks} chunks, {engine.now:,} ops"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{'reserved' if c.ordinal < 0 else 'first' if c.ordinal == 0 else c.ordinal}</td><td>{c.slot if c.slot >= 0 else '–'}</td>"
+            f"<td>{c.nr_alloc:,}</td><td>{format_bytes(c.free_size)}</td><td>{format_bytes(c.contig_hint)}</td><td>{c.nr_populated}</td></tr>"
+            for c in self.chunks[:_HTML_CHUNKS]
+        )
+        more = len(self.chunks) - _HTML_CHUNKS
+        note = f"<p>and {more:,} chunks more</p>" if more > 0 else ""
+        return (
+            f"<b>{html.escape(self.name)}</b>: {html.escape(self._summary())}"
+            "<table><tr><th>chunk</th><th>slot</th><th>areas in use</th><th>free</th><th>contig_hint</th><th>populated pages</th></tr>"
+            f"{rows}</table>{note}"
+        )
+
+
+_HTML_CHUNKS = 12
+
+
+def _checked_number(value: object, name: str) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise RequestError(f"{value!r} is not a whole number", where=name, remedy="give bytes as an int") from None
+    if not 0 <= number < 1 << 64:
+        raise RequestError(f"{number} does not fit a size_t", where=name, remedy="give 0 to 2^64 - 1")
+    return number

@@ -1,0 +1,66 @@
+"""The memory behind percpu pointers: made when somebody looks, zeroed at each allocation.
+
+    chunk k:   unit of cpu 0 |....pppp....|      one row a possible CPU, unit_size bytes each;
+               unit of cpu 1 |....pppp....|      an allocation is the same range of every row
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .core import layout as L
+from .engine import Engine
+from .errors import RequestError, UseAfterFreeError
+from .pointers import PercpuPtr
+
+
+class PercpuMemory:
+    """The bytes of every chunk that was looked into; the others cost nothing.
+
+    Args:
+        engine: its areas are zeroed here as it allocates them.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._cpus = {cpu: row for row, cpu in enumerate(engine.geometry.info.possible_cpus)}
+        self._units: dict[int, np.ndarray] = {}
+        engine.zero_area = self._zero
+
+    def __bool__(self) -> bool:
+        return bool(self._units)
+
+    def view(self, ptr: PercpuPtr, cpu: int, dtype: np.dtype) -> np.ndarray:
+        """Give one CPU's copy of an allocation as an array.
+
+        Raises:
+            UseAfterFreeError: the area was freed.
+            RequestError: the size is no multiple of the element size.
+        """
+        if not ptr.is_live:
+            raise UseAfterFreeError("this allocation has been freed", where=repr(ptr), remedy="keep the pointer only while it is live")
+        if ptr.size % dtype.itemsize:
+            raise RequestError(f"{ptr.size} bytes are no whole number of {dtype}", where=repr(ptr), remedy=f"use a type of 1 byte, or allocate a multiple of {dtype.itemsize}")
+        ordinal, off = self._engine.place(ptr.value)
+        units = self._open(ordinal)
+        self._engine.drain_zero()
+        return units[self._cpus[cpu], off : off + ptr.size].view(dtype)
+
+    def _open(self, ordinal: int) -> np.ndarray:
+        key = max(ordinal, 0)  # the reserved chunk lies in the first chunk's units
+        units = self._units.get(key)
+        if units is None:
+            self.drop_destroyed()
+            units = self._units[key] = np.zeros((len(self._cpus), self._engine.scalar(L.UNIT_SIZE)), np.uint8)
+            self._engine.watch_memory(ordinal)
+        return units
+
+    def drop_destroyed(self) -> None:
+        """Forget the memory of chunks that are gone."""
+        for ordinal in [k for k in self._units if not self._engine.handle(k)]:
+            del self._units[ordinal]
+
+    def _zero(self, ordinal: int, off: int, size: int) -> None:
+        units = self._units.get(max(ordinal, 0))
+        if units is not None:
+            units[:, off : off + size] = 0
