@@ -113,6 +113,11 @@ def test_a_third_of_the_cpus_is_the_most_units_wasted():
     assert info.dump()[1] == "pcpu-alloc: [0] 00 01 02 03 04 05 06 07 [0] 08 09 10 11 -- -- -- -- "
 
 
+def test_fewer_units_are_taken_if_they_cost_no_more_allocations():
+    info = pcpu_build_alloc_info(8192, 0, 0, 3 * MIB, cpus=6)
+    assert (info.upa, info.nr_units) == (6, 6), "8 units an allocation would do too, with 2 of them unused"
+
+
 def test_dyn_size_takes_the_least_size_and_what_rounding_leaves():
     info = pcpu_build_alloc_info(12288, 8192, 0, 65536, cpus=5)
     assert (info.dyn_size, info.unit_size, info.upa, info.nr_units) == (12288, 32768, 2, 6)
@@ -156,7 +161,7 @@ def machines(draw):
     cpus = sorted(draw(st.sets(st.integers(0, 40), min_size=1, max_size=24)))
     node = {cpu: draw(st.integers(0, 4)) for cpu in cpus}
     table = draw(st.lists(st.sampled_from([10, 11, 20]), min_size=25, max_size=25))
-    return Topology(tuple(cpus), node, lambda a, b: table[5 * a + b])
+    return Topology(tuple(cpus), node, draw(st.sampled_from([None, lambda a, b: table[5 * a + b]])))
 
 
 sizes = st.integers(1, 200_000)
@@ -166,7 +171,8 @@ atoms = st.sampled_from([4096, 12288, 65536, 262144, 3 * MIB, 2 * MIB])
 @given(machines())
 def test_groups_follow_the_rule_word_for_word(topology):
     info = pcpu_build_alloc_info(8192, 0, 0, PAGE_SIZE, cpus=topology)
-    want = literal_groups(topology.possible_cpus, topology.cpu_node, topology.distance)
+    distance = topology.distance or (lambda a, b: 10)
+    want = literal_groups(topology.possible_cpus, topology.cpu_node, distance)
     assert [[cpu for cpu in group.cpu_map if cpu is not None] for group in info.groups] == want
 
 
@@ -386,6 +392,15 @@ def test_chunks_may_not_overlap(area_base, area_stride, message):
         Geometry.from_info(INFO, Addresses(0x1000, area_base, area_stride))
 
 
+def test_the_first_new_chunk_may_follow_the_first_chunk_directly():
+    assert Geometry.from_info(INFO, Addresses(0x1000, 0x11000, 65536)).addresses.area_base == 0x11000
+
+
+def test_default_stride_is_a_multiple_of_the_atom():
+    info = replace(INFO, atom_size=65536, alloc_size=65536, groups=(GroupInfo(2, 4096, (0, 1)),))
+    assert Addresses.default(info).area_stride == 131072
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: GroupInfo(3, 0, (0, 1)), "cpu_map: 2 entries for 3 units"),
     (lambda: GroupInfo(1, -1, (0,)), "base_offset: -1 is below 0"),
@@ -535,6 +550,12 @@ def test_a_damaged_value_is_named(path, value, message):
 def test_a_layout_that_contradicts_its_embed_arguments_is_named(path, value, message):
     with pytest.raises(CaseError, match=rf"^case\.json, {message}"):
         Geometry.from_case(changed(NUMA, path, value))
+
+
+@pytest.mark.parametrize("case", [PLAIN, NUMA], ids=["first_chunk", "embed"])
+def test_new_chunks_go_where_the_case_says(case):
+    assert Geometry.from_case(changed(case, ("addresses", "area_base"), "0xffffe90000000000")).addresses.area_base == \
+        0xFFFFE90000000000
 
 
 def test_a_case_that_is_no_object_is_an_error():
