@@ -18,7 +18,7 @@ PACKAGE = Path(percpu_lab.__file__).parent
 
 # A module imports from its own line and those before, never from one behind.
 LAYERS = (
-    ("units", "errors", "interrupts"),
+    ("units", "errors", "interrupts", "gfp"),
     ("core.layout",),
     ("geometry", "ops"),
     ("core", "core_compiled"),
@@ -27,11 +27,11 @@ LAYERS = (
     ("events",),
     ("tracefilter",),
     ("engine",),
-    ("trace", "recorded", "stats"),
-    ("pointers", "allocator"),
-    ("cases", "workloads", "play"),
-    ("columns", "raster"),
-    ("recorded_run",),
+    ("trace", "recorded", "stats", "workloads"),
+    ("pointers", "memory", "allocator"),
+    ("cases", "play"),
+    ("columns",),
+    ("spans", "raster", "recorded_run"),
     ("session",),
     ("views",),
     ("__main__",),

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import percpu_lab
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -63,7 +65,7 @@ def test_installed_version_is_the_one_of_the_project_and_of_the_newest_change() 
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     newest = re.search(r"^## \[(\d+\.\d+\.\d+)\]", changes, re.MULTILINE)
     assert newest is not None
-    assert newest[1] == PROJECT["version"] == version("percpu-lab")
+    assert newest[1] == PROJECT["version"] == version("percpu-lab") == percpu_lab.__version__
 
 
 def test_conda_environment_asks_for_what_the_project_asks_for() -> None:
