@@ -45,7 +45,7 @@ A CASE is a folder with case.json and ops.txt (or ops.txt.gz). For each of them 
 A damaged case is reported and does not stop the others.""",
     )
     parser.add_argument("cases", metavar="CASE", nargs="+", type=Path, help="case folder")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the output goes, one folder a case")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the output goes")
     parser.add_argument(
         "--time",
         action="store_true",
@@ -73,12 +73,13 @@ def _play_one(folder: Path, out_dir: Path, played: set[str], *, timed: bool) -> 
 
     case = Case.load(folder)
     if case.name in played:
-        raise CaseError(f"a second case of the name {case.name!r}", where=str(folder), remedy="play it with another --out")
+        what = f"a second case of the name {case.name!r}"
+        raise CaseError(what, where=str(folder), remedy="play it with another --out")
     played.add(case.name)
     jit = "wait" if timed and compiled.policy() != "off" else None
     result = play(case, out_dir / case.name, jit=jit)
     if timed:
-        print(f"{result.name} {result.nr_ops} {result.engine_seconds:.6f}", flush=True)
+        print(f"{_one_line(result.name)} {result.nr_ops} {result.engine_seconds:.6f}", flush=True)
 
 
 def _add_warm(verbs: Verbs) -> None:
@@ -98,7 +99,8 @@ def _warm(args: argparse.Namespace) -> int:
     started = perf_counter()
     module = compiled.request("areamap", wait=True)
     if module is None:
-        raise LabError("the engine could not be compiled", where="warm", remedy="see the warning above; plain Python serves")
+        remedy = "see the warning above; plain Python serves"
+        raise LabError("the engine could not be compiled", where="warm", remedy=remedy)
     print(_describe(module, perf_counter() - started))
     return OK
 
@@ -108,7 +110,7 @@ def _describe(module: ModuleType, seconds: float) -> str:
     stats = [value.stats for value in vars(module).values() if hasattr(value, "stats") and value.signatures]
     folders = {entry.cache_path for entry in stats if entry.cache_path}
     if not folders:
-        return f"compiled in {seconds:.1f} s, but there is no folder where a cache could be written: set NUMBA_CACHE_DIR"
+        return f"compiled in {seconds:.1f} s, but no folder for a cache can be written: set NUMBA_CACHE_DIR"
     folder = ", ".join(sorted(folders))
     if any(entry.cache_misses for entry in stats):
         return f"compiled in {seconds:.1f} s; cached in {folder}"
@@ -176,10 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    args = build_parser().parse_args(argv)
     try:
-        status: int = args.run(args)
-        sys.stdout.flush()
+        return _run(argv)
     except BrokenPipeError:
         # whoever read our output has gone: nothing is left to say, neither now nor at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -189,7 +189,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LabError, OSError) as error:
         _complain(error)
         return FAILED
-    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = build_parser().parse_args(argv)
+        status: int = args.run(args)
+        return status
+    finally:
+        sys.stdout.flush()  # a broken pipe shows here at the latest, not when Python has gone
 
 
 if __name__ == "__main__":

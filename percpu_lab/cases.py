@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import layout as L
-from .errors import CaseError, GeometryError
+from .errors import CaseError
 from .geometry import Geometry
 from .ops import Ops
-from .units import MIB, PAGE_SIZE, format_bytes
+from .units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 #: larger files are refused, packed or not: a damaged or hostile case must not fill the memory
 CASE_JSON_LIMIT_BYTES = 16 * MIB
 OPS_LIMIT_BYTES = 128 * MIB
+OPS_LINE_LIMIT_BYTES = 200
 
 _RESTORE = "restore the file from where the case came from"
 _NAME_A_CASE = "name a folder with case.json and ops.txt in it"
@@ -97,8 +98,7 @@ class Case:
             raise CaseError("there is no such case folder", where=str(folder), remedy=_NAME_A_CASE)
         document, where = _read_document(folder)
         what, kernel = _field(document, "what", str, where, default=""), _kernel(document, where)
-        _check_page_size(document, where)
-        geometry = _geometry(document, where)
+        geometry = Geometry.from_case(document, where=where)
         ops = _read_ops(folder)
         _check_nr_ops(document, ops, where)
         return cls(folder.resolve().name, what, kernel.name, geometry, ops)
@@ -119,6 +119,7 @@ def _read_document(folder: Path) -> tuple[Mapping[str, Any], str]:
 
 def _read_ops(folder: Path) -> Ops:
     text, path = _read_text(folder, "ops.txt", OPS_LIMIT_BYTES)
+    _check_line_lengths(text, path)
     ops = Ops.from_text(text, where=path)
     _check_ids_are_unique(ops, path)
     return ops
@@ -179,26 +180,19 @@ def _kernel(document: Mapping[str, Any], where: str) -> Kernel:
     return kernel
 
 
-def _geometry(document: Mapping[str, Any], where: str) -> Geometry:
-    try:
-        return Geometry.from_case(document)
-    except (CaseError, GeometryError) as error:
-        place = f"{where}: {error.where}" if error.where else where
-        raise CaseError(error.what, where=place, remedy=error.remedy) from error
-
-
-def _check_page_size(document: Mapping[str, Any], where: str) -> None:
-    page_size = _field(document, "page_size", int, where, default=PAGE_SIZE)
-    if page_size != PAGE_SIZE:
-        remedy = f"only cases with pages of {PAGE_SIZE} bytes can be played"
-        raise CaseError(f"pages of {page_size} bytes", where=where, remedy=remedy)
-
-
 def _check_nr_ops(document: Mapping[str, Any], ops: Ops, where: str) -> None:
     nr_ops = _field(document, "nr_ops", int, where, default=len(ops))
     if nr_ops != len(ops):
         what = f"nr_ops is {nr_ops}, but the op script has {len(ops)} lines"
         raise CaseError(what, where=where, remedy="restore the op script, or correct nr_ops")
+
+
+def _check_line_lengths(text: str, where: str) -> None:
+    ends = np.flatnonzero(np.frombuffer(f"\n{text}\n".encode(), np.uint8) == ord("\n"))
+    too_long = np.flatnonzero(np.diff(ends) > OPS_LINE_LIMIT_BYTES + 1)
+    if too_long.size:
+        what = f"a line of more than {OPS_LINE_LIMIT_BYTES} bytes"
+        raise CaseError(what, where=f"{where} line {too_long[0] + 1}", remedy=_RESTORE)
 
 
 def _check_ids_are_unique(ops: Ops, where: str) -> None:

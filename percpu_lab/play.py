@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,13 +49,13 @@ class Played:
     engine_seconds: float
 
 
-def play(case: Case, out_dir: str | Path, *, jit: Literal["auto", "off", "wait"] | None = None) -> Played:
+def play(case: Case, out_dir: str | Path, *, jit: str | None = None) -> Played:
     """Run a case and write what the kernel would have shown.
 
     Args:
         case: what to run.
         out_dir: folder for the four files; made if it is not there, older files are overwritten.
-        jit: as for Engine.
+        jit: how to run, as for Engine.
 
     Raises:
         KernelBugError: the case leads the kernel itself into a crash; the files tell of everything before that.
