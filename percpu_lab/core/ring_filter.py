@@ -24,7 +24,7 @@ _SIGN_BIT = -(1 << 63)
 
 @cold
 def filter_matches(s, event, size, align, base_addr, off, ptr, reserved, is_atomic):
-    """Run the filter of an event; addresses come as the int64 of the same 64 bits."""
+    """Run the filter of an event; addresses come modulo 2^64."""
     g = s.g
     at = L.FILTER_TABLE + event * L.FILTER_WORDS
     end = at + 1 + g[at]
@@ -59,14 +59,21 @@ def _field_value(field, size, align, base_addr, off, ptr, reserved, is_atomic):
     if field == FIELD_ALIGN:
         return align
     if field == FIELD_BASE_ADDR:
-        return base_addr
+        return _wrapped(base_addr)
     if field == FIELD_OFF:
         return off
     if field == FIELD_PTR:
-        return ptr
+        return _wrapped(ptr)
     if field == FIELD_RESERVED:
         return reserved
     return is_atomic
+
+
+@cold
+def _wrapped(address):
+    """Keep the lower 64 bits as an int64, where a sum of plain Python numbers may have more."""
+    high = (((address >> 32) & 0xFFFF_FFFF) ^ 0x8000_0000) - 0x8000_0000
+    return (high << 32) | (address & 0xFFFF_FFFF)
 
 
 @cold
