@@ -1,0 +1,387 @@
+"""From the arrays of an engine to frozen columns for views: what is where at this moment.
+
+    Snapshot   one moment: chunks ─1:n─ areas that tile the unit, populated pages, totals
+    Columns    a snapshot, the events and the history before it: what a view is given
+
+    kinds of area in a unit:   |STATIC |RESERVED|IN_USE|HOLE|IN_USE|IN_USE| FREE          |OUTSIDE|
+                               0                        free before the     free behind    behind the end
+                               prefix: no allocation    last area in use    it             of the map
+
+An area is known everywhere by the op number of its allocation (`birth`): offsets are used again, op numbers are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .core import layout as L
+from .units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .events import Events
+
+Ints = npt.NDArray[Any]
+
+FREE, HOLE, IN_USE, STATIC, RESERVED, OUTSIDE, NR_KINDS = range(7)
+PLAIN_CHUNK, FIRST_CHUNK, RESERVED_CHUNK = range(3)
+UNKNOWN = -1  # what a recorded trace cannot tell
+RESERVED_ORDINAL = -1
+
+
+class Frozen:
+    """A dataclass whose arrays cannot be changed."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for column in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit(Frozen):
+    """The numbers of a geometry that a view needs; sizes in bytes.
+
+    Args:
+        unit_offsets: offset of each CPU's unit from a chunk's base_addr, by CPU.
+    """
+
+    unit_size: int
+    static_size: int
+    reserved_size: int
+    dyn_size: int
+    unit_offsets: Mapping[int, int]
+
+    @property
+    def nr_cpus(self) -> int:
+        """Count the possible CPUs."""
+        return len(self.unit_offsets)
+
+    @property
+    def nr_pages(self) -> int:
+        """Count the pages of a unit."""
+        return self.unit_size // PAGE_SIZE
+
+    @classmethod
+    def of(cls, info: Any) -> Unit:
+        """Take the numbers from a geometry.AllocInfo."""
+        return cls(info.unit_size, info.static_size, info.reserved_size, info.dyn_size, dict(info.unit_offset))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkColumns(Frozen):
+    """One row a chunk, in the order of percpu_stats: the reserved chunk, then slot 0 up, head to tail.
+
+    Args:
+        kind: PLAIN_CHUNK, FIRST_CHUNK or RESERVED_CHUNK.
+        slot: number of the slot, UNKNOWN for the reserved chunk.
+        position: place within the slot's list.
+        contig_hint: as the allocator believes; largest_free_bytes is the truth.
+        first_free_off: offset at which a search begins.
+        sum_frag, max_frag: bytes of all holes and of the largest hole (spec 8.3).
+    """
+
+    ordinal: Ints
+    kind: Ints
+    slot: Ints
+    position: Ints
+    base_addr: npt.NDArray[np.uint64]
+    free_bytes: Ints
+    contig_hint: Ints
+    largest_free_bytes: Ints
+    first_free_off: Ints
+    nr_alloc: Ints
+    nr_populated: Ints
+    sum_frag: Ints
+    max_frag: Ints
+
+    def __len__(self) -> int:
+        return len(self.ordinal)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AreaColumns(Frozen):
+    """One row an area, by chunk and offset; the rows of a chunk tile its unit.
+
+    Args:
+        chunk: row of the chunk.
+        requested_bytes: size that was asked for; 0 if not in use.
+        birth: op number of the allocation; UNKNOWN if not in use.
+        kind: FREE, HOLE, IN_USE, STATIC, RESERVED or OUTSIDE.
+    """
+
+    chunk: Ints
+    off_bytes: Ints
+    size_bytes: Ints
+    requested_bytes: Ints
+    birth: Ints
+    kind: Ints
+
+    def __len__(self) -> int:
+        return len(self.off_bytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunColumns(Frozen):
+    """Runs of populated pages: row of the chunk, first page and page behind the last."""
+
+    chunk: Ints
+    first_page: Ints
+    end_page: Ints
+
+    def __len__(self) -> int:
+        return len(self.chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Numbers of the whole allocator; UNKNOWN where a recording cannot tell."""
+
+    nr_empty_pop_pages: int = UNKNOWN
+    balance_pending: int = UNKNOWN
+    nr_alloc: int = UNKNOWN
+    nr_dealloc: int = UNKNOWN
+    nr_cur_alloc: int = UNKNOWN
+    nr_max_alloc: int = UNKNOWN
+    nr_chunks: int = UNKNOWN
+    nr_max_chunks: int = UNKNOWN
+    min_alloc_size: int = UNKNOWN
+    max_alloc_size: int = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """An allocator at one moment; nothing in it can be changed.
+
+    Args:
+        op: ops done so far.
+        version: differs between two snapshots that may differ.
+        populated: empty if populated pages are unknown (nr_populated is UNKNOWN then).
+    """
+
+    op: int
+    version: int
+    unit: Unit
+    chunks: ChunkColumns
+    areas: AreaColumns
+    populated: RunColumns
+    totals: Totals
+
+    def __repr__(self) -> str:
+        return f"<Snapshot at op {self.op:,}: {len(self.chunks):,} chunks, {self.nr_in_use:,} areas in use>"
+
+    @property
+    def nr_in_use(self) -> int:
+        """Count the areas in use."""
+        return int(np.count_nonzero(self.areas.kind == IN_USE))
+
+    def find(self, birth: int) -> int | None:
+        """Give the row of the area that was allocated by an op, or None if it is not in use."""
+        rows = np.flatnonzero(self.areas.birth == birth)
+        return int(rows[0]) if birth >= 0 and len(rows) else None
+
+    def row_of(self, ordinal: int) -> int | None:
+        """Give the row of a chunk, or None if there is none of that ordinal."""
+        rows = np.flatnonzero(self.chunks.ordinal == ordinal)
+        return int(rows[0]) if len(rows) else None
+
+
+# --- a snapshot of an engine ------------------------------------------------------
+
+
+def snapshot(engine: Engine) -> Snapshot:
+    """Copy the state of an engine into columns.
+
+    >>> from percpu_lab.engine import Engine
+    >>> from percpu_lab.geometry import Geometry
+    >>> engine = Engine(Geometry.simple(), jit="off")
+    >>> _ = engine.alloc(60, 8, False, False)
+    >>> areas = snapshot(engine).areas
+    >>> areas.kind.tolist() == [STATIC, IN_USE, FREE], int(areas.requested_bytes[1]), int(areas.birth[1])
+    (True, 60, 0)
+
+    Source: the area map of spec 1.4; order of the chunks: spec 8.2.
+    """
+    with engine.lock:
+        g, chunk = engine.g, engine.chunk
+        handles, slot, position = _walk(g, chunk)
+        head = chunk[handles[:, None] + np.arange(L.POPULATED)]
+        pages = chunk[handles[:, None] + (L.POPULATED + np.arange(int(g[L.UNIT_PAGES])))]
+        entries, entry_chunk = _entries(engine.map, head)
+        words = _births(engine.birth, head, entries, entry_chunk)
+        totals = _totals(g)
+        op = engine.now
+    unit = Unit.of(engine.geometry.info)
+    first_base = engine.geometry.addresses.first_chunk
+    kind = _chunk_kinds(handles, g)
+    areas = _areas(entries, entry_chunk, words, unit, kind, head[:, L.HAS_RESERVED])
+    chunks = _chunks(head, kind, slot, position, first_base, entries, areas)
+    return Snapshot(op, op, unit, chunks, areas, _runs(pages), totals)
+
+
+def _walk(g: Ints, chunk: Ints) -> tuple[Ints, Ints, Ints]:
+    """Handles of all chunks in the order of percpu_stats, their slots and places in the slot."""
+    next_of, row_words = memoryview(chunk), int(g[L.ROW_WORDS])
+    reserved = int(g[L.RESERVED_CHUNK])
+    found = [(reserved, UNKNOWN, 0)] if reserved else []
+    for slot in range(int(g[L.NR_SLOTS])):
+        head = slot * row_words
+        handle, position = next_of[head + L.LIST_NEXT], 0
+        while handle != head:
+            found.append((handle, slot, position))
+            handle, position = next_of[handle + L.LIST_NEXT], position + 1
+    table = np.array(found, np.int64).reshape(-1, 3)
+    return table[:, 0], table[:, 1], table[:, 2]
+
+
+def _entries(map_: Ints, head: Ints) -> tuple[Ints, Ints]:
+    """All map entries with their end markers, one chunk behind the other, and the row of the chunk of each."""
+    count = head[:, L.MAP_USED] + 1
+    shift = head[:, L.MAP] - (np.cumsum(count) - count)
+    chunk = np.repeat(np.arange(len(head)), count)
+    return map_[np.arange(int(count.sum())) + shift[chunk]], chunk
+
+
+def _births(birth: Ints, head: Ints, entries: Ints, chunk: Ints) -> Ints:
+    """The word `op << 16 | requested size` of every entry, UNKNOWN and 0 where no allocation begins."""
+    words = np.full(len(entries), UNKNOWN << 16)
+    in_use = entries & 1
+    last = np.cumsum(head[:, L.MAP_USED] + 1) - 1
+    in_use[last] = 0  # end markers
+    in_use[(last - head[:, L.MAP_USED])[head[:, L.HAS_RESERVED] != 0]] = 0  # prefixes
+    rows = np.flatnonzero(in_use)  # taking by number is faster than by mask
+    words[rows] = birth[head[:, L.BIRTH][chunk[rows]] + (entries[rows] >> 1)]
+    return words
+
+
+def _totals(g: Ints) -> Totals:
+    names = [column.name for column in fields(Totals)]
+    return Totals(*(int(g[getattr(L, name.upper())]) for name in names))
+
+
+def _chunk_kinds(handles: Ints, g: Ints) -> Ints:
+    kind = np.full(len(handles), PLAIN_CHUNK, np.uint8)
+    kind[handles == g[L.FIRST_CHUNK]] = FIRST_CHUNK
+    if g[L.RESERVED_CHUNK]:
+        kind[handles == g[L.RESERVED_CHUNK]] = RESERVED_CHUNK
+    return kind
+
+
+def _areas(entries: Ints, chunk: Ints, words: Ints, unit: Unit, chunk_kind: Ints, has_reserved: Ints) -> AreaColumns:
+    """Make areas of map entries: each reaches to the next, the end marker to the end of the unit."""
+    off = entries & ~1
+    last = np.append(np.flatnonzero(np.diff(chunk)), len(chunk) - 1)[: len(chunk_kind)]
+    first = np.append(0, last[:-1] + 1)[: len(last)]
+    size = np.diff(off, append=0)
+    size[last] = unit.unit_size - off[last]
+    in_use = entries & 1
+    kind = np.array([HOLE, IN_USE], np.uint8)[in_use]
+    behind = last - 1
+    kind[behind[in_use[behind] == 0]] = FREE
+    kind[last] = OUTSIDE
+    kind[first[has_reserved.astype(bool)]] = STATIC
+    is_split = (chunk_kind == FIRST_CHUNK) & (kind[first] == STATIC) & (size[first] > unit.static_size & ~1)
+    return _parted(chunk, off, size, words, kind, first[is_split], unit.static_size & ~1)
+
+
+def _parted(chunk: Ints, off: Ints, size: Ints, words: Ints, kind: Ints, split: Ints, static: int) -> AreaColumns:
+    """Leave out what is empty, and part the prefix of the first chunk into static and reserved."""
+    keep = np.flatnonzero(size > 0)
+    at = np.searchsorted(keep, split)
+    keep = np.insert(keep, at, split)
+    off, size, kind, words = off[keep], size[keep], kind[keep], words[keep]
+    off[at + 1], size[at + 1], kind[at + 1] = static, size[at + 1] - static, RESERVED
+    size[at] = static
+    return AreaColumns(chunk[keep], off, size, words & 0xFFFF, words >> 16, kind)
+
+
+def _chunks(
+    head: Ints, kind: Ints, slot: Ints, position: Ints, first_base: int, entries: Ints, areas: AreaColumns
+) -> ChunkColumns:
+    start = np.cumsum(head[:, L.MAP_USED] + 1) - (head[:, L.MAP_USED] + 1)
+    base = head[:, L.BASE].astype(np.uint64) + np.uint64(first_base)
+    free, largest, sum_frag, max_frag = free_sums(areas.chunk, areas.size_bytes, areas.kind, len(head))
+    return ChunkColumns(
+        ordinal=head[:, L.ORDINAL].copy(),
+        kind=kind,
+        slot=slot.copy(),
+        position=position.copy(),
+        base_addr=base,
+        free_bytes=free,
+        contig_hint=head[:, L.CONTIG_HINT].copy(),
+        largest_free_bytes=largest,
+        first_free_off=entries[start + head[:, L.FIRST_FREE]] & ~1,
+        nr_alloc=head[:, L.CHUNK_NR_ALLOC].copy(),
+        nr_populated=head[:, L.NR_POPULATED].copy(),
+        sum_frag=sum_frag,
+        max_frag=max_frag,
+    )
+
+
+def free_sums(chunk: Ints, size_bytes: Ints, kind: Ints, nr_chunks: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """Work out free bytes, largest free area, sum_frag and max_frag of every chunk from its areas, ordered by chunk.
+
+    >>> sums = free_sums(np.array([0, 0, 0]), np.array([8, 16, 64]), np.array([HOLE, IN_USE, FREE]), 1)
+    >>> [column.tolist() for column in sums]
+    [[72], [64], [8], [8]]
+
+    Source: spec 8.3; free space behind the last area in use is no fragmentation.
+    """
+    hole = np.flatnonzero(kind == HOLE)
+    hole_chunk, hole_size = chunk[hole], size_bytes[hole].astype(np.int64)
+    start = np.flatnonzero(np.diff(hole_chunk, prepend=-1))
+    sum_frag, max_frag, largest = np.zeros((3, nr_chunks), np.int64)
+    if len(hole):
+        sum_frag[hole_chunk[start]] = np.add.reduceat(hole_size, start)
+        max_frag[hole_chunk[start]] = np.maximum.reduceat(hole_size, start)
+    tail = np.flatnonzero(kind == FREE)  # at most one a chunk
+    largest[chunk[tail]] = size_bytes[tail]
+    return sum_frag + largest, np.maximum(largest, max_frag), sum_frag, max_frag
+
+
+def _runs(pages: Ints) -> RunColumns:
+    """Runs of ones in each row."""
+    edges = np.diff(np.pad(pages != 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    chunk, first = np.nonzero(edges == 1)
+    return RunColumns(chunk, first, np.nonzero(edges == -1)[1])
+
+
+# --- all of it ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """What a view is given.
+
+    Args:
+        events: the events still held up to the snapshot.
+        history: columns of Engine.history().
+        is_tracing: whether events are being written.
+    """
+
+    snapshot: Snapshot
+    events: Events
+    history: Mapping[str, Ints]
+    is_tracing: bool = True
+
+
+def take(source: Any) -> Columns:
+    """Take the newest columns from an engine or a RecordedRun.
+
+    >>> from percpu_lab.engine import Engine
+    >>> from percpu_lab.geometry import Geometry
+    >>> take(Engine(Geometry.simple(), jit="off")).snapshot.op
+    0
+    """
+    if hasattr(source, "columns"):
+        return source.columns()  # type: ignore[no-any-return]
+    with source.lock:
+        return Columns(snapshot(source), source.events(0), source.history(), source.scalar(L.EVENT_MASK) != 0)

@@ -1,0 +1,203 @@
+"""What happened over a span of ops: lifetimes of areas, failures, chunks made and destroyed, fragmentation.
+
+op        0    5    10   15
+chunk 1        +████████░░░░      one rectangle an area: birth .. death, off .. off + size
+chunk 0   ███████      ××         marks: + created, - destroyed, × an allocation failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .columns import IN_USE, RESERVED_ORDINAL, Frozen, Ints, Snapshot
+from .core import layout as L
+from .events import Events
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Marks(Frozen):
+    """Failures, creations and destructions: EVENT_*, the chunk's ordinal, bytes asked for and REASON_* of a failure."""
+
+    op: Ints
+    event: Ints
+    ordinal: Ints
+    size_bytes: Ints
+    reason: Ints
+
+    def __len__(self) -> int:
+        return len(self.op)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lifetimes(Frozen):
+    """Areas that lived within a span of ops, one row an area, and what else happened in it.
+
+    Args:
+        window: first op and op behind the last.
+        birth: op of the allocation; names the area.
+        death: op of the free; of an area in use the number of ops done.
+        is_live: in use now.
+        now: ops done.
+        band: of the area's chunk, an index to bands.
+        bands: ordinals of the chunks met, ascending.
+        band_birth, band_death: ops in which each of these chunks was created and destroyed, clipped to the window.
+        nr_lost: events that were overwritten before anyone looked.
+    """
+
+    window: tuple[int, int]
+    now: int
+    birth: Ints
+    death: Ints
+    is_live: npt.NDArray[np.bool_]
+    band: Ints
+    off_bytes: Ints
+    size_bytes: Ints
+    bands: Ints
+    band_birth: Ints
+    band_death: Ints
+    marks: Marks
+    nr_lost: int
+
+    def __len__(self) -> int:
+        return len(self.birth)
+
+    @property
+    def ordinal(self) -> Ints:
+        """The ordinal of each area's chunk."""
+        return np.asarray(self.bands[self.band])
+
+
+def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = None) -> Lifetimes:
+    """Join areas freed (from events) and areas in use (from a snapshot) into lifetimes.
+
+    >>> from percpu_lab.columns import snapshot
+    >>> from percpu_lab.engine import Engine
+    >>> from percpu_lab.geometry import Geometry
+    >>> engine = Engine(Geometry.simple(), jit="off")
+    >>> ptr = engine.alloc(16, 8, False, False)
+    >>> _ = engine.alloc(32, 8, False, False)
+    >>> engine.free(ptr)
+    >>> lives = lifetimes(engine.events(0), snapshot(engine))
+    >>> list(zip(lives.birth.tolist(), lives.death.tolist(), lives.is_live.tolist()))
+    [(0, 2, False), (1, 3, True)]
+
+    Args:
+        window: first op and op behind the last; all that events tell of without it.
+    """
+    start, end = window if window is not None else default_window(events, snap)
+    op, event = events.op, events.event
+    past = op < snap.op
+    freed = np.flatnonzero((event == L.EVENT_FREE) & (op >= start) & (events.birth < end) & (events.birth >= 0) & past)
+    areas = snap.areas
+    live = np.flatnonzero((areas.kind == IN_USE) & (areas.birth < end)) if snap.op >= start else np.zeros(0, np.int64)
+    marked = np.flatnonzero((event >= L.EVENT_FAIL) & (op >= start) & (op < end) & past)
+    marks = Marks(
+        op[marked], event[marked], events.chunk[marked], events.size[marked], events.flags[marked] >> L.REASON_SHIFT
+    )
+    ordinal = np.concatenate([events.chunk[freed], snap.chunks.ordinal[areas.chunk[live]]])
+    bands, band = _bands(ordinal, marks, snap)
+    return Lifetimes(
+        (start, end),
+        snap.op,
+        birth=np.concatenate([events.birth[freed], areas.birth[live]]),
+        death=np.concatenate([op[freed], np.full(len(live), snap.op, np.int64)]),
+        is_live=np.arange(len(ordinal)) >= len(freed),
+        band=band,
+        off_bytes=np.concatenate([events.off[freed], areas.off_bytes[live]]),
+        size_bytes=np.concatenate([events.size[freed], areas.size_bytes[live]]),
+        bands=bands,
+        band_birth=_band_ops(bands, marks, L.EVENT_CREATE, start),
+        band_death=_band_ops(bands, marks, L.EVENT_DESTROY, min(end, snap.op)),
+        marks=marks,
+        nr_lost=events.lost,
+    )
+
+
+def default_window(events: Events, snap: Snapshot) -> tuple[int, int]:
+    """Give the span of ops that events tell of, up to now; at least one op long."""
+    first = int(events.op[0]) if len(events) and events.lost else 0
+    return min(max(first, 0), snap.op), max(snap.op, 1)
+
+
+def _bands(ordinal: Ints, marks: Marks, snap: Snapshot) -> tuple[Ints, Ints]:
+    """Ordinals met, ascending, and the place among them of each area's; ordinals are dense: a table beats sorting."""
+    others = np.concatenate([marks.ordinal[marks.ordinal != L.NO_CHUNK], snap.chunks.ordinal])
+    low = min(int(ordinal.min(initial=0)), int(others.min(initial=0)))
+    is_met = np.bincount(others - low, minlength=int(ordinal.max(initial=0)) - low + 1) > 0
+    is_met[ordinal - low] = True
+    place = np.cumsum(is_met) - 1
+    return np.flatnonzero(is_met) + low, place[ordinal - low]
+
+
+def _band_ops(bands: Ints, marks: Marks, event: int, otherwise: int) -> Ints:
+    ops = np.full(len(bands), otherwise, np.int64)
+    chosen = marks.event == event
+    ops[np.searchsorted(bands, marks.ordinal[chosen])] = marks.op[chosen]
+    return ops
+
+
+# --- fragmentation over time --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series(Frozen):
+    """Free space and its fragmentation over ops.
+
+    Args:
+        external: 1 - largest free area / free bytes; 0 with nothing free.
+    """
+
+    op: Ints
+    free_bytes: Ints
+    largest_free_bytes: Ints
+    sum_frag: Ints
+    max_frag: Ints
+    external: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.op)
+
+
+def fragmentation_series(history: Mapping[str, Ints], ordinal: int | None = None) -> Series:
+    """Sum up samples of chunks: of one chunk, or of all but the reserved one, which normal requests cannot use.
+
+    >>> history = {"op": [0, 0], "ordinal": [0, 1], "free_bytes": [96, 32], "largest_free_bytes": [64, 32],
+    ...            "sum_frag": [32, 0], "max_frag": [32, 0]}
+    >>> series = fragmentation_series({name: np.array(values) for name, values in history.items()})
+    >>> series.free_bytes.tolist(), series.largest_free_bytes.tolist(), series.external.tolist()
+    ([128], [64], [0.5])
+
+    Args:
+        history: columns of Engine.history(), ascending by op.
+        ordinal: the chunk, RESERVED_ORDINAL for the reserved one.
+    """
+    chosen = history["ordinal"] != RESERVED_ORDINAL if ordinal is None else history["ordinal"] == ordinal
+    ops = history["op"][chosen]
+    starts = np.flatnonzero(np.diff(ops, prepend=ops[0] - 1)) if len(ops) else np.zeros(0, np.int64)
+
+    def reduced(name: str, by: np.ufunc) -> Ints:
+        column: Ints = history[name][chosen]
+        return np.asarray(by.reduceat(column, starts)) if len(starts) else column[:0]
+
+    free, largest = reduced("free_bytes", np.add), reduced("largest_free_bytes", np.maximum)
+    return Series(
+        ops[starts],
+        free,
+        largest,
+        reduced("sum_frag", np.add),
+        reduced("max_frag", np.maximum),
+        external_fragmentation(free, largest),
+    )
+
+
+def external_fragmentation(free_bytes: Ints, largest_free_bytes: Ints) -> npt.NDArray[np.float64]:
+    """Give the share of the free bytes that lies outside the largest free area.
+
+    >>> external_fragmentation(np.array([100, 0]), np.array([75, 0])).tolist()
+    [0.25, 0.0]
+    """
+    return np.where(free_bytes > 0, 1 - largest_free_bytes / np.maximum(free_bytes, 1), 0.0)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from percpu_lab import columns as C
+from percpu_lab import spans as S
+from percpu_lab.core import layout as L
+from percpu_lab.engine import Engine
+from percpu_lab.errors import GeometryError
+from percpu_lab.geometry import Geometry
+from percpu_lab.recorded import read_golden_trace
+from percpu_lab.recorded_run import RecordedRun
+
+GEOMETRY = Geometry.simple(unit_size=32768, static_size=4096, reserved_size=4096, dyn_size=20480)
+UNIT = C.Unit.of(GEOMETRY.info)
+
+
+def recorded(engine: Engine) -> RecordedRun:
+    """The run as its trace text alone tells it."""
+    return RecordedRun(read_golden_trace(engine.events(0).text("golden")), C.Unit.of(engine.geometry.info))
+
+
+@st.composite
+def engine_runs(draw: st.DrawFn) -> tuple[Engine, list[C.Snapshot]]:
+    """A run with sizes that leave no small rests, and its snapshots after each op."""
+    engine, live, snaps = Engine(GEOMETRY, jit="off"), [], []
+    for _ in range(draw(st.integers(0, 40))):
+        snaps.append(C.snapshot(engine))
+        what = draw(st.integers(0, 9))
+        if what == 0:
+            engine.balance()
+        elif live and what < 5:
+            engine.free(live.pop(draw(st.integers(0, len(live) - 1))))
+        elif ptr := engine.alloc(8 * draw(st.integers(1, 4096)), 8, draw(st.integers(0, 4)) == 0, False):
+            live.append(ptr)
+    return engine, [*snaps, C.snapshot(engine)]
+
+
+def rows(snap: C.Snapshot) -> set[tuple[int, ...]]:
+    areas = snap.areas
+    parts = (
+        snap.chunks.ordinal[areas.chunk],
+        areas.off_bytes,
+        areas.size_bytes,
+        areas.requested_bytes,
+        areas.birth,
+        areas.kind,
+    )
+    return set(zip(*(part.tolist() for part in parts), strict=True))
+
+
+def sums(snap: C.Snapshot) -> set[tuple[int, ...]]:
+    names = ("ordinal", "kind", "base_addr", "free_bytes", "largest_free_bytes", "nr_alloc", "sum_frag", "max_frag")
+    return set(zip(*(getattr(snap.chunks, name).tolist() for name in names), strict=True))
+
+
+@given(engine_runs())
+def test_a_recording_shows_at_every_op_what_the_engine_showed(run: tuple[Engine, list[C.Snapshot]]) -> None:
+    engine, snaps = run
+    replay = recorded(engine)
+    for snap in snaps[replay.first_op : replay.last_op + 1]:
+        replay.seek(snap.op)
+        assert rows(replay.snapshot()) == rows(snap)
+        assert sums(replay.snapshot()) == sums(snap)
+
+
+@given(engine_runs())
+def test_lifetimes_of_a_recording_are_those_of_the_engine(run: tuple[Engine, list[C.Snapshot]]) -> None:
+    engine, _ = run
+    replay = recorded(engine)
+    ours = S.lifetimes(replay.events(0), replay.snapshot())
+    theirs = S.lifetimes(engine.events(0), C.snapshot(engine))
+    for name in ("birth", "ordinal", "off_bytes", "size_bytes", "is_live"):
+        assert sorted(getattr(ours, name).tolist()) == sorted(getattr(theirs, name).tolist())
+    assert ours.bands.tolist() == theirs.bands.tolist()
+
+
+def test_the_cursor_hides_what_comes_later() -> None:
+    engine = Engine(GEOMETRY, jit="off")
+    for _ in range(30):
+        engine.alloc(800, 8, False, False)
+    replay = recorded(engine)
+    replay.seek(10)
+    assert (
+        replay.now,
+        replay.snapshot().op,
+        len(replay.snapshot().areas.birth[replay.snapshot().areas.kind == C.IN_USE]),
+    ) == (10, 10, 10)
+    assert replay.events(0).op.max() == 9
+    assert replay.history()["op"].max() <= 10
+    replay.seek(10_000)
+    assert replay.now == replay.last_op == 30
+
+
+def test_what_a_trace_cannot_tell_is_unknown() -> None:
+    snap = recorded(Engine(GEOMETRY, jit="off")).snapshot()
+    assert set(snap.chunks.contig_hint.tolist() + snap.chunks.nr_populated.tolist() + snap.chunks.slot.tolist()) == {
+        C.UNKNOWN
+    }
+    assert (len(snap.populated), snap.totals.nr_empty_pop_pages) == (0, C.UNKNOWN)
+
+
+def test_an_area_allocated_before_the_recording_is_shown_up_to_its_free_if_the_free_knows_it() -> None:
+    engine = Engine(GEOMETRY, jit="off", ring_capacity=4)
+    early = engine.alloc(64, 8, False, False)
+    for _ in range(3):
+        engine.free(engine.alloc(128, 8, False, False))
+    engine.free(early)
+    run = RecordedRun(engine.events(0), UNIT)
+    run.seek(run.last_op - 1)
+    assert run.snapshot().find(0) is not None
+    run.seek(run.last_op)
+    assert run.snapshot().find(0) is None
+
+
+def test_a_free_of_an_unknown_area_is_passed_over() -> None:
+    line = "5\tpercpu_free_percpu: base_addr=0xffff888100000000 off=12288 ptr=0x3000\n"
+    snap = RecordedRun(read_golden_trace(line), UNIT).snapshot()
+    assert snap.areas.kind[snap.areas.kind == C.IN_USE].tolist() == []
+
+
+def test_events_in_disorder_do_not_break_a_snapshot() -> None:
+    text = "".join(
+        f"{op}\tpercpu_alloc_percpu: reserved=0 is_atomic=0 size=64 align=8 base_addr=0x1000 off={off} ptr=0x0\n"
+        for op, off in ((0, 12288), (1, 12320), (2, 12288))
+    )
+    snap = RecordedRun(read_golden_trace(text), UNIT).snapshot()
+    assert (snap.areas.kind == C.IN_USE).sum() == 3
+    assert (snap.areas.size_bytes > 0).all()
+
+
+def test_a_unit_too_small_for_the_trace_is_refused() -> None:
+    text = "0\tpercpu_alloc_percpu: reserved=0 is_atomic=0 size=64 align=8 base_addr=0x1000 off=60000 ptr=0x0\n"
+    with pytest.raises(GeometryError, match="area at offset 60,000"):
+        RecordedRun(read_golden_trace(text), UNIT)
+
+
+def test_an_empty_trace_is_a_first_chunk_without_areas() -> None:
+    run = RecordedRun(read_golden_trace(""), UNIT)
+    assert (run.first_op, run.last_op, len(run.events())) == (0, 0, 0)
+    assert run.snapshot().chunks.ordinal.tolist() == [C.RESERVED_ORDINAL, 0]
+    assert {len(column) for column in run.history().values()} == {2}
+
+
+def test_columns_of_a_recording_are_read_only() -> None:
+    run = recorded(Engine(GEOMETRY, jit="off"))
+    with pytest.raises(ValueError, match="read-only"):
+        run.events().op[0] = 5
+    assert np.all(run.events().event == L.EVENT_CREATE)
