@@ -153,14 +153,13 @@ class Allocator:
         """
         if type(size) is not int or type(align) is not int or size < 0 or align < 0:
             size, align = _checked_number(size, "size"), _checked_number(align, "align")
-        engine = self.engine
-        with engine.lock:
-            value = engine.alloc(size, align, bool(reserved), is_atomic(gfp))
-            op = engine.now - 1
-            reason = "" if value else L.REASONS[engine.scalar(L.REASON)]
-        if self.memory:
-            engine.drain_zero()
-        ptr = PercpuPtr(self, value, size, align, op, reason)
+        flags = L.FLAG_RESERVED if reserved else 0
+        if gfp is not GFP_KERNEL and is_atomic(gfp):
+            flags |= L.FLAG_ATOMIC
+        value, op, reason = self.engine.request(size, align, flags)
+        if self.memory.units:
+            self.engine.drain_zero()
+        ptr = PercpuPtr(self, value, size, align, op, L.REASONS[reason])
         if self.trace.has_hooks:
             self._deliver(ptr)
         return ptr

@@ -44,6 +44,25 @@ def to_signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+class _PlainGuard(deferred_interrupt):
+    """The engine's lock, with interrupts held back: plain functions can be cut anywhere."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            self._lock.release()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkState:
     """A chunk as it stood at one moment; sizes in bytes, `populated` as [start, end) runs of pages."""
@@ -181,8 +200,8 @@ class Engine:
         self._functions = module
         self._is_plain = module is areamap
         self._arrays: tuple[Any, ...] = tuple(memoryview(a) for a in arrays) if self._is_plain else arrays
-        # no interrupt gets into a compiled call; the lock, taken once more, is the cheapest block that does nothing
-        self._guard: AbstractContextManager[object] = deferred_interrupt() if self._is_plain else self.lock
+        # no interrupt gets into a compiled call
+        self._guard: AbstractContextManager[object] = _PlainGuard(self.lock) if self._is_plain else self.lock
         self._op_alloc, self._op_free = module.op_alloc, module.op_free
 
     def _change_over(self) -> None:
@@ -294,16 +313,27 @@ class Engine:
         Raises:
             KernelBugError: the modelled kernel would loop for ever.
         """
+        return self.request(size, align, reserved * L.FLAG_RESERVED | atomic * L.FLAG_ATOMIC)[0]
+
+    def request(self, size: int, align: int, flags: int) -> tuple[int, int, int]:
+        """Run one allocation -> (percpu pointer, number of the op, REASON_* of a NULL); see alloc.
+
+        Args:
+            flags: FLAG_RESERVED | FLAG_ATOMIC.
+        """
         if size > _NEVER or align > _NEVER:
             size, align = to_signed(size + (size & 1)), min(align, _NEVER)
-        flags = reserved * L.FLAG_RESERVED | atomic * L.FLAG_ATOMIC
-        with self.lock, self._guard:
+        g = self._g
+        with self._guard:
             ptr = self._op_alloc(*self._arrays, size, align, flags)
-            while self._g[L.STATUS] != L.STATUS_OK:
-                self._serve(self._g[L.STATUS])
+            while g[L.STATUS] != L.STATUS_OK:
+                self._serve(g[L.STATUS])
                 ptr = self._op_alloc(*self._arrays, size, align, flags)
-            self._after_op()
-            return int(ptr) & _MASK64
+            op = g[L.NOW] - 1
+            reason = g[L.REASON]
+            if g[L.NOW] >= g[L.NEXT_SAMPLE] or self._is_plain:
+                self._after_op()
+            return int(ptr) & _MASK64, op, reason
 
     def free(self, ptr: int, born: int = -1) -> None:
         """Free a percpu pointer (free_percpu); 0 is allowed and does nothing.
@@ -315,7 +345,7 @@ class Engine:
         Raises:
             DoubleFreeError, ForeignPointerError: the kernel would crash or be corrupted; nothing was changed.
         """
-        with self.lock, self._guard:
+        with self._guard:
             self._op_free(*self._arrays, to_signed(ptr), born)
             while self._g[L.STATUS] != L.STATUS_OK:
                 if self._g[L.STATUS] in _BAD_FREE:
@@ -326,7 +356,7 @@ class Engine:
 
     def balance(self) -> bool:
         """Run the balance work if it is pending -> whether it was (pcpu_balance_workfn)."""
-        with self.lock, self._guard:
+        with self._guard:
             ran = self._functions.op_balance(*self._arrays)
             while self._g[L.STATUS] != L.STATUS_OK:
                 self._serve(self._g[L.STATUS])
@@ -336,7 +366,7 @@ class Engine:
 
     def _after_op(self) -> None:
         if self._g[L.NOW] >= self._g[L.NEXT_SAMPLE]:
-            self._sample(_SAMPLE_WORK_SINGLE)
+            self._sample(_SAMPLE_WORK_SINGLE, self.now // _SAMPLES)
         if self._is_plain:
             self._change_over()
 
@@ -377,7 +407,7 @@ class Engine:
         words = ops.array.reshape(-1)
         i = start
         while i < end:
-            with self.lock, self._guard:
+            with self._guard:
                 if self._is_plain:
                     self._change_over()
                 i = self._run_slice(words, ids, i, end)
@@ -385,7 +415,7 @@ class Engine:
                 if status == L.STATUS_HOST:
                     return i
                 if status == L.STATUS_SAMPLE:
-                    self._sample(_SAMPLE_WORK_BULK, (end - start) // 256)
+                    self._sample(_SAMPLE_WORK_BULK, (end - start) // _SAMPLES)
                 elif status in _BAD_FREE:
                     raise bad_free(status, int(ids[ops.array[L.OPS_ID, i]]) & _MASK64, where=f"op {i}")
                 else:
@@ -500,7 +530,8 @@ class Engine:
 
 RING_NAMES = ("op", "event", "chunk", "off", "size", "align", "flags", "birth")
 HISTORY_COLUMNS = ("op", "ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc", "nr_populated")
-_SAMPLE_WORK_SINGLE = 64
+_SAMPLES = 256  # a run should leave at least so many
+_SAMPLE_WORK_SINGLE = 16
 _SAMPLE_WORK_BULK = 4
 _BAD_FREE = (L.STATUS_BAD_FREE, L.STATUS_NO_CHUNK, L.STATUS_STATIC, L.STATUS_STALE)
 

@@ -24,11 +24,8 @@ class PercpuMemory:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._cpus = {cpu: row for row, cpu in enumerate(engine.geometry.info.possible_cpus)}
-        self._units: dict[int, np.ndarray] = {}
+        self.units: dict[int, np.ndarray] = {}  # by chunk ordinal
         engine.zero_area = self._zero
-
-    def __bool__(self) -> bool:
-        return bool(self._units)
 
     def view(self, ptr: PercpuPtr, cpu: int, dtype: np.dtype) -> np.ndarray:
         """Give one CPU's copy of an allocation as an array.
@@ -48,19 +45,19 @@ class PercpuMemory:
 
     def _open(self, ordinal: int) -> np.ndarray:
         key = max(ordinal, 0)  # the reserved chunk lies in the first chunk's units
-        units = self._units.get(key)
+        units = self.units.get(key)
         if units is None:
             self.drop_destroyed()
-            units = self._units[key] = np.zeros((len(self._cpus), self._engine.scalar(L.UNIT_SIZE)), np.uint8)
+            units = self.units[key] = np.zeros((len(self._cpus), self._engine.scalar(L.UNIT_SIZE)), np.uint8)
             self._engine.watch_memory(ordinal)
         return units
 
     def drop_destroyed(self) -> None:
         """Forget the memory of chunks that are gone."""
-        for ordinal in [k for k in self._units if not self._engine.handle(k)]:
-            del self._units[ordinal]
+        for ordinal in [k for k in self.units if not self._engine.handle(k)]:
+            del self.units[ordinal]
 
     def _zero(self, ordinal: int, off: int, size: int) -> None:
-        units = self._units.get(max(ordinal, 0))
+        units = self.units.get(max(ordinal, 0))
         if units is not None:
             units[:, off : off + size] = 0

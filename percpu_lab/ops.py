@@ -25,7 +25,7 @@ _WORDS = {
     "fault": (L.OP_FAULT, (2, 3)),
 }
 _NAMES = {kind: name for name, (kind, _) in _WORDS.items()}
-_INT64_MAX = (1 << 63) - 1
+_MAX_DIGITS = 18  # fits an int64
 
 
 class Ops:
@@ -109,7 +109,7 @@ class Ops:
         Raises:
             CaseError: names the line.
         """
-        lines = text.splitlines()
+        lines = text.removesuffix("\n").split("\n") if text else []
         array = np.zeros((L.NR_OPS_COLUMNS, len(lines)), np.int64)
         dense: dict[str, int] = {}
         for i, line in enumerate(lines):
@@ -122,8 +122,8 @@ class Ops:
 
 
 def _number(word: str, where: str) -> int:
-    if not (word.isascii() and word.isdigit() and int(word) <= _INT64_MAX):
-        raise CaseError(f"{word!r} is not a whole number from 0 to 2^63 - 1", where=where, remedy="write decimal digits only")
+    if not (word.isascii() and word.isdigit() and len(word) <= _MAX_DIGITS):
+        raise CaseError(f"{word[:40]!r} is not a number of up to {_MAX_DIGITS} digits", where=where, remedy="write decimal digits only")
     return int(word)
 
 
