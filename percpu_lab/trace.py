@@ -317,7 +317,7 @@ class Trace:
         overrun = f", {self.overrun:,} overwritten" if self.overrun else ""
         filters = f", {len(self._filters)} with a filter" if self._filters else ""
         on = f"{len(self.enabled)} of {len(TRACEPOINTS)} tracepoints on{filters}"
-        return f"{len(self):,} events in a ring of {self.size:,}{overrun}; {on}"
+        return f"{len(self):,} event{'s' * (len(self) != 1)} in a ring of {self.size:,}{overrun}; {on}"
 
     def _repr_html_(self) -> str:
         with self._engine.lock:
