@@ -105,7 +105,7 @@ class Case:
 
 
 def _read_document(folder: Path) -> tuple[Mapping[str, Any], str]:
-    text, path = _read_text(folder, "case.json", CASE_JSON_LIMIT_BYTES)
+    text, path = read_text(folder, "case.json", CASE_JSON_LIMIT_BYTES)
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -118,15 +118,19 @@ def _read_document(folder: Path) -> tuple[Mapping[str, Any], str]:
 
 
 def _read_ops(folder: Path) -> Ops:
-    text, path = _read_text(folder, "ops.txt", OPS_LIMIT_BYTES)
+    text, path = read_text(folder, "ops.txt", OPS_LIMIT_BYTES)
     _check_line_lengths(text, path)
     ops = Ops.from_text(text, where=path)
     _check_ids_are_unique(ops, path)
     return ops
 
 
-def _read_text(folder: Path, name: str, limit_bytes: int) -> tuple[str, str]:
-    """Read a file or its packed form; give its text and its path for error messages."""
+def read_text(folder: Path, name: str, limit_bytes: int) -> tuple[str, str]:
+    """Read a file of a case, or its packed form -> its text, and its path for error messages.
+
+    Raises:
+        CaseError: it is missing, damaged or too long.
+    """
     for path, opener in ((folder / name, open), (folder / f"{name}.gz", gzip.open)):
         if path.exists():
             break
