@@ -29,7 +29,7 @@ LAYERS = (
     ("engine",),
     ("trace", "recorded", "stats", "workloads"),
     ("pointers", "memory", "allocator"),
-    ("cases", "play", "player"),
+    ("cases", "play", "player", "runs"),
     ("columns",),
     ("spans", "raster", "recorded_run"),
     ("session",),
