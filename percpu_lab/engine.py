@@ -483,6 +483,10 @@ class Engine:
             raise bad_free(L.STATUS_NO_CHUNK, ptr)
         return number + 1, off
 
+    def pointer(self, ordinal: int, off: int) -> int:
+        """Give the percpu pointer, unsigned, of an offset in a chunk that is there."""
+        return int(self.chunk[self.handle(ordinal) + L.BASE]) + off + self.scalar(L.PTR_BIAS) & _MASK64
+
     def born(self, ptr: int) -> int:
         """Give the number of the op that allocated the area a percpu pointer points to; -1 if no live area begins there."""
         with self.lock:

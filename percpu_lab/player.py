@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .core import layout as L
 from .errors import LabError
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Player:
     def __init__(self, allocator: Allocator, ops: Ops) -> None:
         self._allocator = allocator
         self.ops = ops
-        self._ids = np.zeros(max(ops.nr_ids, 1), np.int64)
+        self.ids = np.zeros(max(ops.nr_ids, 1), np.int64)
         self.position = 0
+        self.nr_failed = 0
 
     def __repr__(self) -> str:
         return f"<Player: {self.position:,} of {len(self.ops):,} ops done>"
@@ -45,9 +47,10 @@ class Player:
         if nr_ops < 0:
             raise LabError("a live allocator cannot go back", where=f"step({nr_ops})", remedy="seek in a recorded run")
         start, engine = self.position, self._allocator.engine
-        before = engine.now
+        before, failed_before = engine.now, engine.scalar(L.NR_FAILED)
         try:
-            self._allocator.run_slice(self.ops, self._ids, start, min(start + nr_ops, len(self.ops)))
+            self._allocator.run_slice(self.ops, self.ids, start, min(start + nr_ops, len(self.ops)))
         finally:
             self.position = start + engine.now - before
+            self.nr_failed += engine.scalar(L.NR_FAILED) - failed_before
         return self.position - start
