@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from .gfp import GFP_ATOMIC as GFP_ATOMIC
     from .gfp import GFP_KERNEL as GFP_KERNEL
     from .ops import Ops as Ops
+    from .recorded_run import RecordedRun as RecordedRun
+    from .runs import open_run as open_run
     from .stats import PercpuStats as PercpuStats
+    from .views.dashboard import watch as watch
     from .workloads import WORKLOADS as WORKLOADS
 
 __version__ = "0.1.0"
@@ -34,7 +37,10 @@ _HOMES = {
     "GFP_KERNEL": "gfp",
     "Ops": "ops",
     "PercpuStats": "stats",
+    "RecordedRun": "recorded_run",
     "WORKLOADS": "workloads",
+    "open_run": "runs",
+    "watch": "views.dashboard",
 }
 __all__ = sorted(_HOMES)
 
