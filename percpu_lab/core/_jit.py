@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["COMPILED", "cold", "entry", "kernel", "memmove"]
+__all__ = ["COMPILED", "cold", "ctz", "entry", "fls", "kernel", "memmove"]
 
 COMPILED = (__package__ or "").endswith("core_compiled")
 
@@ -66,6 +66,20 @@ if COMPILED:
 
         return types.void(array, types.intp, types.intp, types.intp), codegen
 
+    @intrinsic
+    def ctz(typingctx, value):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.cttz(args[0], cgutils.true_bit)
+
+        return types.int64(types.int64), codegen
+
+    @intrinsic
+    def fls(typingctx, value):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.sub(args[0].type(64), builder.ctlz(args[0], cgutils.false_bit))
+
+        return types.int64(types.int64), codegen
+
 else:
 
     def kernel(function: Callable[..., Any]) -> Any:
@@ -76,3 +90,11 @@ else:
     def memmove(array: Any, dst: int, src: int, count: int) -> None:
         """Move entries within an array, where the two places may overlap."""
         array[dst : dst + count] = array[src : src + count]
+
+    def ctz(value: int) -> int:
+        """Number the lowest set bit of a word that is not 0, from 0."""
+        return (value & -value).bit_length() - 1
+
+    def fls(value: int) -> int:
+        """Number the highest set bit of a word from 1; 0 for 0."""
+        return value.bit_length() if value >= 0 else 64

@@ -34,21 +34,22 @@ from ._jit import cold, entry, kernel, memmove
 from .backing import (
     announce_chunk,
     create_backing,
+    depopulate_all,
     init_heads,
-    pcpu_chunk_depopulated,
-    pcpu_chunk_populated,
-    pcpu_depopulate_chunk,
     pcpu_destroy_chunk,
     pcpu_next_run,
-    pcpu_populate_chunk,
+    populate_area,
+    populate_some,
     take_row,
 )
+from .counters import pcpu_stats_area_alloc, pcpu_stats_area_dealloc, pcpu_update_empty_pages
 from .lists import list_add, list_add_tail, list_del, list_empty
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
-from .ring import first_fault, log_line, trace_event
+from .request import fail, hand_out, pcpu_schedule_balance_work, refuse, room, take_back, unlock_all
+from .ring import first_fault, trace_event
+from .slots import raw_slot
 from .state import State
 
-PCPU_SLOT_BASE_SHIFT = 5
 PCPU_DFL_MAP_ALLOC = 16
 PCPU_ATOMIC_MAP_MARGIN_LOW = 32
 PCPU_ATOMIC_MAP_MARGIN_HIGH = 64
@@ -84,24 +85,6 @@ def decode_map(entries):
 
 
 # --- slots (spec 1.5) ----------------------------------------------------------
-
-
-@kernel
-def fls(value):
-    """Number the highest set bit from 1; 0 for 0."""
-    result = 0
-    shift = 32
-    while shift != 0:
-        if value >> shift != 0:
-            value >>= shift
-            result += shift
-        shift >>= 1
-    return result + (value != 0)
-
-
-@kernel
-def raw_slot(size):
-    return max(fls(size) - PCPU_SLOT_BASE_SHIFT + 2, 1)
 
 
 @kernel
@@ -391,37 +374,6 @@ def merge_neighbours(s, c, k):
     return at
 
 
-# --- statistics (spec 8.1) ---------------------------------------------------------
-
-
-@kernel
-def pcpu_stats_area_alloc(s, c, size):
-    g = s.g
-    if g[L.PCPU_LOCK] == 0:
-        raise LockdepError("pcpu_stats_area_alloc: pcpu_lock must be held")
-    if g[L.STATS_ON] == 0:
-        return
-    g[L.NR_ALLOC] += 1
-    g[L.NR_CUR_ALLOC] += 1
-    g[L.NR_MAX_ALLOC] = max(g[L.NR_MAX_ALLOC], g[L.NR_CUR_ALLOC])
-    g[L.MIN_ALLOC_SIZE] = min(g[L.MIN_ALLOC_SIZE], size)
-    g[L.MAX_ALLOC_SIZE] = max(g[L.MAX_ALLOC_SIZE], size)
-    s.chunk[c + L.CHUNK_NR_ALLOC] += 1
-    s.chunk[c + L.CHUNK_MAX_ALLOC_SIZE] = max(s.chunk[c + L.CHUNK_MAX_ALLOC_SIZE], size)
-
-
-@kernel
-def pcpu_stats_area_dealloc(s, c):
-    g = s.g
-    if g[L.PCPU_LOCK] == 0:
-        raise LockdepError("pcpu_stats_area_dealloc: pcpu_lock must be held")
-    if g[L.STATS_ON] == 0:
-        return
-    g[L.NR_DEALLOC] += 1
-    g[L.NR_CUR_ALLOC] -= 1
-    s.chunk[c + L.CHUNK_NR_ALLOC] -= 1
-
-
 # --- chunks (spec 1.3, 6) ------------------------------------------------------------
 
 
@@ -486,7 +438,7 @@ def pcpu_setup_first_chunk(g, chunk, map_, birth, ring, order, static_size, rese
         g[L.RESERVED_LIMIT] = limit
     c = make_boot_chunk(s, limit, limit + dyn_size)
     g[L.FIRST_CHUNK] = c
-    g[L.NR_EMPTY_POP_PAGES] += pcpu_count_occupied_pages(s, c, 1)
+    pcpu_update_empty_pages(s, c, pcpu_count_occupied_pages(s, c, 1))
     pcpu_chunk_relocate(s, c, -1)
     if g[L.STATS_ON] != 0:
         g[L.NR_CHUNKS] = 1
@@ -497,12 +449,6 @@ def pcpu_setup_first_chunk(g, chunk, map_, birth, ring, order, static_size, rese
 
 
 # --- allocation (spec 3.1) -------------------------------------------------------------
-
-
-@kernel
-def pcpu_schedule_balance_work(s):
-    if s.g[L.ASYNC_ENABLED] != 0:
-        s.g[L.BALANCE_PENDING] = 1
 
 
 @kernel
@@ -590,21 +536,6 @@ def add_empty_chunk(s):
 
 
 @kernel
-def populate_area(s, c, off, size):
-    """Populate the pages of a fresh area -> whether it worked; on failure earlier runs stay."""
-    page_end = (off + size + PAGE_SIZE - 1) >> PAGE_SHIFT
-    start, end = pcpu_next_run(s, c, off >> PAGE_SHIFT, page_end, 0)
-    while start < page_end:
-        if pcpu_populate_chunk(s, c, start, end) < 0:
-            return False
-        spin_lock(s)
-        pcpu_chunk_populated(s, c, start, end)
-        spin_unlock(s)
-        start, end = pcpu_next_run(s, c, end, page_end, 0)
-    return True
-
-
-@kernel
 def pcpu_alloc(s, size, align, reserved, is_atomic):
     """Serve a request -> percpu pointer, or 0 with the reason in g[REASON]; sizes in bytes."""
     g = s.g
@@ -612,10 +543,7 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
     align = max(align, 2)
     size = (size + 1) & ~1
     if size <= 0 or size > PCPU_MIN_UNIT_SIZE or align > PAGE_SIZE or align & (align - 1):
-        log_line(s, L.LOG_ILLEGAL, size, align, is_atomic, 0)
-        g[L.NR_FAILED] += 1
-        g[L.REASON] = L.REASON_ILLEGAL
-        return 0
+        return refuse(s, size, align, is_atomic)
     if not is_atomic:
         mutex_lock(s)
     spin_lock(s)
@@ -629,65 +557,21 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
         unlock_all(s, is_atomic)
         return 0
     if reason != L.REASON_NONE:
-        return alloc_failed(s, size, align, reserved, is_atomic, reason)
+        return fail(s, size, align, reserved, is_atomic, reason, not is_atomic)
     pcpu_stats_area_alloc(s, c, size)
     spin_unlock(s)
     if not is_atomic:
         if not populate_area(s, c, off, size):
             spin_lock(s)
             pcpu_free_area(s, c, off)
-            return alloc_failed(s, size, align, reserved, is_atomic, L.REASON_POPULATE)
+            return fail(s, size, align, reserved, is_atomic, L.REASON_POPULATE, True)
         mutex_unlock(s)
-    return alloc_done(s, c, off, size, align, reserved, is_atomic, occ_pages)
-
-
-@kernel
-def unlock_all(s, is_atomic):
-    spin_unlock(s)
-    if not is_atomic:
-        mutex_unlock(s)
-
-
-@kernel
-def alloc_done(s, c, off, size, align, reserved, is_atomic, occ_pages):
-    g = s.g
-    chunk = s.chunk
-    if c != g[L.RESERVED_CHUNK]:
-        g[L.NR_EMPTY_POP_PAGES] -= occ_pages
+    pcpu_update_empty_pages(s, c, -occ_pages)
     if g[L.NR_EMPTY_POP_PAGES] < PCPU_EMPTY_POP_PAGES_LOW:
         pcpu_schedule_balance_work(s)
-    if chunk[c + L.HAS_MEMORY] != 0:
-        at = L.ZERO_TABLE + g[L.ZERO_USED] * L.ZERO_WORDS
-        g[at] = c
-        g[at + 1] = off
-        g[at + 2] = size
-        g[L.ZERO_USED] += 1
-    s.birth[chunk[c + L.BIRTH] + (off >> 1)] = (g[L.NOW] << 16) | size
-    g[L.HIT_CHUNK] = c
-    g[L.HIT_OFF] = off
-    trace_event(s, L.EVENT_ALLOC, c, off, size, align, reserved * L.FLAG_RESERVED | is_atomic * L.FLAG_ATOMIC, 0)
-    return chunk[c + L.BASE] + off + g[L.PTR_BIAS]
+    return hand_out(s, c, off, size, align, reserved, is_atomic)
 
 
-@kernel
-def alloc_failed(s, size, align, reserved, is_atomic, reason):
-    g = s.g
-    spin_unlock(s)
-    flags = reserved * L.FLAG_RESERVED | is_atomic * L.FLAG_ATOMIC | reason << L.REASON_SHIFT
-    trace_event(s, L.EVENT_FAIL, 0, 0, size, align, flags, 0)
-    if not is_atomic and g[L.WARN_LIMIT] > 0:
-        log_line(s, L.LOG_FAILED, size, align, is_atomic, reason)
-        g[L.WARN_LIMIT] -= 1
-        if g[L.WARN_LIMIT] == 0:
-            log_line(s, L.LOG_LIMIT, 0, 0, 0, 0)
-    if is_atomic:
-        g[L.ATOMIC_ALLOC_FAILED] = 1
-        pcpu_schedule_balance_work(s)
-    else:
-        mutex_unlock(s)
-    g[L.REASON] = reason
-    g[L.NR_FAILED] += 1
-    return 0
 
 
 # --- free (spec 4.1) ---------------------------------------------------------------------
@@ -744,16 +628,10 @@ def free_percpu(s, ptr, born):
     g[L.STATUS] = check_free(s, c, off, born)
     if g[L.STATUS] == L.STATUS_OK:
         occ_pages = pcpu_free_area(s, c, off)
-        if c != g[L.RESERVED_CHUNK]:
-            g[L.NR_EMPTY_POP_PAGES] += occ_pages
+        pcpu_update_empty_pages(s, c, occ_pages)
         if s.chunk[c + L.FREE_SIZE] == g[L.UNIT_SIZE] and other_chunk_in_last_slot(s, c):
             pcpu_schedule_balance_work(s)
-        at = s.chunk[c + L.BIRTH] + (off >> 1)
-        birth = s.birth[at]
-        s.birth[at] = 0
-        g[L.HIT_CHUNK] = c
-        g[L.HIT_OFF] = off
-        trace_event(s, L.EVENT_FREE, c, off, birth & 0xFFFF, 0, 0, birth >> 16)
+        take_back(s, c, off)
     spin_unlock(s)
 
 
@@ -777,7 +655,7 @@ def pcpu_balance_workfn(s):
     if s.g[L.ATOMIC_ALLOC_FAILED] == 0:
         want = pages_wanted(s)
     s.g[L.ATOMIC_ALLOC_FAILED] = 0
-    want = populate_some(s, want)
+    want = populate_some(s, want, raw_slot(PAGE_SIZE), s.g[L.NR_SLOTS])
     while want > 0:
         c = pcpu_create_chunk(s)
         if c == 0:
@@ -785,7 +663,7 @@ def pcpu_balance_workfn(s):
         spin_lock(s)
         pcpu_chunk_relocate(s, c, -1)
         spin_unlock(s)
-        want = populate_some(s, pages_wanted(s))
+        want = populate_some(s, pages_wanted(s), raw_slot(PAGE_SIZE), s.g[L.NR_SLOTS])
     mutex_unlock(s)
 
 
@@ -819,18 +697,6 @@ def destroy_empty_chunks(s):
 
 
 @kernel
-def depopulate_all(s, c):
-    nr_pages = s.g[L.UNIT_PAGES]
-    start, end = pcpu_next_run(s, c, 0, nr_pages, 1)
-    while start < nr_pages:
-        pcpu_depopulate_chunk(s, c, start, end)
-        spin_lock(s)
-        pcpu_chunk_depopulated(s, c, start, end)
-        spin_unlock(s)
-        start, end = pcpu_next_run(s, c, end, nr_pages, 1)
-
-
-@kernel
 def extend_queued_maps(s):
     chunk = s.chunk
     head = L.EXTEND_HEAD_ROW * s.g[L.ROW_WORDS]
@@ -844,62 +710,7 @@ def extend_queued_maps(s):
             pcpu_extend_area_map(s, c, length)  # without memory the map stays short; nobody tries again
 
 
-@kernel
-def populate_some(s, want):
-    """Populate up to `want` pages, in one chunk a slot -> pages still wanted."""
-    slot = raw_slot(PAGE_SIZE)
-    while slot < s.g[L.NR_SLOTS] and want > 0:
-        spin_lock(s)
-        c = first_unpopulated_chunk(s, slot)
-        spin_unlock(s)
-        if c != 0:
-            want = populate_runs(s, c, want)
-        slot += 1
-    return want
-
-
-@kernel
-def first_unpopulated_chunk(s, slot):
-    head = slot * s.g[L.ROW_WORDS]
-    c = s.chunk[head + L.LIST_NEXT]
-    while c != head:
-        # a km chunk counts the pages of all its units, so this may differ though no page is missing
-        if s.chunk[c + L.NR_POPULATED] != s.g[L.UNIT_PAGES]:
-            return c
-        c = s.chunk[c + L.LIST_NEXT]
-    return 0
-
-
-@kernel
-def populate_runs(s, c, want):
-    nr_pages = s.g[L.UNIT_PAGES]
-    start, end = pcpu_next_run(s, c, 0, nr_pages, 0)
-    while start < nr_pages and want > 0:
-        count = min(end - start, want)
-        if pcpu_populate_chunk(s, c, start, start + count) < 0:
-            return 0
-        spin_lock(s)
-        pcpu_chunk_populated(s, c, start, start + count)
-        spin_unlock(s)
-        want -= count
-        start, end = pcpu_next_run(s, c, start + count, nr_pages, 0)
-    return want
-
-
 # --- what Python calls ------------------------------------------------------------------------
-
-
-@kernel
-def room(s):
-    """Say what must grow or be drained before the next op; the op itself never runs out of room."""
-    g = s.g
-    if g[L.NR_FREE_ROWS] < L.SPARE_ROWS or g[L.NR_ORDER] + L.SPARE_ROWS > g[L.ORDER_CAPACITY]:
-        return L.STATUS_NEED_ROWS
-    if g[L.LOG_USED] + L.LOG_ROOM > L.LOG_CAPACITY:
-        return L.STATUS_NEED_LOG
-    if g[L.ZERO_USED] + L.ZERO_ROOM > L.ZERO_CAPACITY:
-        return L.STATUS_NEED_ZERO
-    return L.STATUS_OK
 
 
 @kernel

@@ -5,8 +5,10 @@ counted when one fails. Source: v4.13, spec sections 6 and 12.
 """
 
 from ..errors import LockdepError
+from ..units import PAGE_SHIFT, PAGE_SIZE
 from . import layout as L
 from ._jit import cold, kernel
+from .counters import pcpu_stats_chunk_alloc, pcpu_stats_chunk_dealloc, pcpu_update_empty_pages
 from .lists import list_init
 from .locks import assert_may_sleep, spin_lock, spin_unlock
 from .ring import first_fault, trace_event
@@ -32,7 +34,8 @@ def _mark_pages(s, c, page_start, page_end, populated):
     for page in range(page_start, page_end):
         s.chunk[c + L.POPULATED + page] = populated
     s.chunk[c + L.NR_POPULATED] += change
-    s.g[L.NR_EMPTY_POP_PAGES] += change
+    s.g[L.NR_POPULATED_TOTAL] += change
+    pcpu_update_empty_pages(s, c, change)
 
 
 @kernel
@@ -77,29 +80,84 @@ def pcpu_populate_chunk(s, c, page_start, page_end):
 
 
 @kernel
+def populate_area(s, c, off, size):
+    """Populate the pages of a fresh area -> whether it worked; on failure earlier runs stay."""
+    page_end = (off + size + PAGE_SIZE - 1) >> PAGE_SHIFT
+    start, end = pcpu_next_run(s, c, off >> PAGE_SHIFT, page_end, 0)
+    while start < page_end:
+        if pcpu_populate_chunk(s, c, start, end) < 0:
+            return False
+        spin_lock(s)
+        pcpu_chunk_populated(s, c, start, end)
+        spin_unlock(s)
+        start, end = pcpu_next_run(s, c, end, page_end, 0)
+    return True
+
+
+@kernel
+def populate_some(s, want, slot, end_slot):
+    """Populate up to `want` pages, in one chunk a slot, slots [slot, end_slot) -> pages still wanted."""
+    while slot < end_slot and want > 0:
+        spin_lock(s)
+        c = _first_unpopulated_chunk(s, slot)
+        spin_unlock(s)
+        if c != 0:
+            want = _populate_runs(s, c, want)
+        slot += 1
+    return want
+
+
+@kernel
+def _first_unpopulated_chunk(s, slot):
+    head = slot * s.g[L.ROW_WORDS]
+    c = s.chunk[head + L.LIST_NEXT]
+    while c != head:
+        # a km chunk of v4.13 counts the pages of all its units, so this may differ though no page is missing
+        if s.chunk[c + L.NR_POPULATED] != s.chunk[c + L.NR_PAGES]:
+            return c
+        c = s.chunk[c + L.LIST_NEXT]
+    return 0
+
+
+@kernel
+def _populate_runs(s, c, want):
+    nr_pages = s.chunk[c + L.NR_PAGES]
+    start, end = pcpu_next_run(s, c, 0, nr_pages, 0)
+    while start < nr_pages and want > 0:
+        count = min(end - start, want)
+        if pcpu_populate_chunk(s, c, start, start + count) < 0:
+            return 0
+        spin_lock(s)
+        pcpu_chunk_populated(s, c, start, start + count)
+        spin_unlock(s)
+        want -= count
+        start, end = pcpu_next_run(s, c, start + count, nr_pages, 0)
+    return want
+
+
+@kernel
+def depopulate_run(s, c, start, end):
+    pcpu_depopulate_chunk(s, c, start, end)
+    spin_lock(s)
+    pcpu_chunk_depopulated(s, c, start, end)
+    spin_unlock(s)
+
+
+@cold
+def depopulate_all(s, c):
+    nr_pages = s.chunk[c + L.NR_PAGES]
+    start, end = pcpu_next_run(s, c, 0, nr_pages, 1)
+    while start < nr_pages:
+        depopulate_run(s, c, start, end)
+        start, end = pcpu_next_run(s, c, end, nr_pages, 1)
+
+
+@kernel
 def pcpu_depopulate_chunk(s, c, page_start, page_end):
     """Give pages [page_start, page_end) of every unit back; cannot fail."""
     assert_may_sleep(s)
     if s.g[L.BACKING_KM] == 0:
         pcpu_get_pages(s)
-
-
-@kernel
-def pcpu_stats_chunk_alloc(s):
-    g = s.g
-    spin_lock(s)
-    if g[L.STATS_ON] != 0:
-        g[L.NR_CHUNKS] += 1
-        g[L.NR_MAX_CHUNKS] = max(g[L.NR_MAX_CHUNKS], g[L.NR_CHUNKS])
-    spin_unlock(s)
-
-
-@kernel
-def pcpu_stats_chunk_dealloc(s):
-    spin_lock(s)
-    if s.g[L.STATS_ON] != 0:
-        s.g[L.NR_CHUNKS] -= 1
-    spin_unlock(s)
 
 
 @cold
@@ -121,6 +179,7 @@ def take_row(s):
     chunk[c + L.MAP] = (row - L.NR_LIST_HEADS) * g[L.MAP_STRIDE]
     chunk[c + L.BIRTH] = (row - L.NR_LIST_HEADS) * g[L.BIRTH_STRIDE]
     chunk[c + L.SAMPLED] = -1
+    chunk[c + L.NR_PAGES] = g[L.UNIT_PAGES]
     return c
 
 
@@ -161,11 +220,11 @@ def announce_chunk(s, c):
     g = s.g
     if g[L.BACKING_KM] != 0:
         spin_lock(s)
-        # the kernel counts the pages of the whole group here, not of one unit
-        for page in range(g[L.UNIT_PAGES]):
-            s.chunk[c + L.POPULATED + page] = 1
-        s.chunk[c + L.NR_POPULATED] = g[L.GROUP_PAGES]
-        g[L.NR_EMPTY_POP_PAGES] += g[L.GROUP_PAGES]
+        _mark_pages(s, c, 0, g[L.UNIT_PAGES], 1)
+        # v4.13 counts the pages of the whole group here, not of one unit
+        more = g[L.GROUP_PAGES] - g[L.UNIT_PAGES]
+        s.chunk[c + L.NR_POPULATED] += more
+        pcpu_update_empty_pages(s, c, more)
         spin_unlock(s)
     pcpu_stats_chunk_alloc(s)
     trace_event(s, L.EVENT_CREATE, c, 0, 0, 0, 0, 0)

@@ -4,6 +4,7 @@
     chunk  int64   one row of `g[ROW_WORDS]` words a chunk; a *handle* is the index of its first word
                    rows 0 .. NR_LIST_HEADS-1 are the list heads of the slots and of map_extend_chunks
     map    int32   one row of `g[MAP_STRIDE]` entries a chunk: the area map, offset | in_use
+           int64   (bitmap) one row of words a chunk: alloc_map, then bound_map
     birth  int64   one row of `g[BIRTH_STRIDE]` words a chunk, word off >> 1 for the area at off:
                    (op number << 16) | requested size while the area is allocated, else 0
     ring   int64   NR_RING_COLUMNS rows of `g[RING_CAPACITY]` words: the events
@@ -65,7 +66,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     FREE_ROW,  # handle of the first unused row, linked through LIST_NEXT; 0 when none
     NR_FREE_ROWS,
     NR_ORDER,  # chunks ever created (successful area requests)
-    NR_POPULATED_TOTAL,  # populated pages of all chunks but the reserved one
+    NR_POPULATED_TOTAL,  # pcpu_nr_populated: populated pages a unit, of all chunks
     # tracing
     EVENT_MASK,  # bit per EVENT_*
     RING_HEAD,  # events ever written
@@ -139,8 +140,31 @@ NR_GLOBAL_WORDS = FILTER_TABLE + 5 * FILTER_WORDS
     LARGEST_FREE,
     SUM_FRAG,
     MAX_FRAG,
-    POPULATED,  # first of UNIT_PAGES words, 1 where the page is populated
-) = range(26)
+    NR_PAGES,
+    CHUNK_NR_EMPTY_POP_PAGES,  # pages of this chunk that are populated and wholly free
+    # of the bitmap only
+    ISOLATED,
+    START_OFFSET,  # hidden bytes at the beginning and at the end of a boot chunk
+    END_OFFSET,
+    BOUND_MAP,  # index of the chunk's bound_map in `map`; MAP is that of its alloc_map
+    MD_BLOCKS,  # index in `chunk` of the first of its blocks' records
+    CHUNK_MD,  # the chunk's own record of NR_MD_WORDS
+) = range(33)
+
+# a record of free runs (pcpu_block_md), in bits: of a block, or of a whole chunk
+(
+    MD_SCAN_HINT,
+    MD_SCAN_HINT_START,
+    MD_CONTIG_HINT,
+    MD_CONTIG_HINT_START,
+    MD_LEFT_FREE,
+    MD_RIGHT_FREE,
+    MD_FIRST_FREE,
+    MD_NR_BITS,
+    NR_MD_WORDS,
+) = range(9)
+
+POPULATED = CHUNK_MD + NR_MD_WORDS  # first of UNIT_PAGES words, 1 where the page is populated; bitmap: md_blocks behind
 
 MAX_SLOTS = 46
 EXTEND_HEAD_ROW = MAX_SLOTS
