@@ -52,7 +52,7 @@ lint: $(READY_TEST) ## check style and types
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-bench: $(READY_TEST) ## measure; compare with what benchmarks/ has recorded
+bench: $(READY_TEST) ## measure the speed (BENCH_ARGS=--benchmark-autosave keeps it, --benchmark-compare compares)
 	$(PY) -m pytest benchmarks --benchmark-only $(BENCH_ARGS)
 
 warm: $(READY_TEST) ## compile ahead of time what numba would compile at first use
