@@ -322,7 +322,7 @@ class Engine:
             flags: FLAG_RESERVED | FLAG_ATOMIC.
         """
         if size > _NEVER or align > _NEVER:
-            size, align = to_signed(size + (size & 1)), min(align, _NEVER)
+            size, align = to_signed(size + (size & 1)), to_signed(align)
         g = self._g
         with self._guard:
             ptr = self._op_alloc(*self._arrays, size, align, flags)
@@ -577,7 +577,7 @@ def _extended(array: np.ndarray, length: int) -> np.ndarray:
 
 
 def _log_text(row: list[int]) -> str:
-    size, align = row[L.LOG_SIZE] & _MASK64, row[L.LOG_ALIGN]
+    size, align = row[L.LOG_SIZE] & _MASK64, row[L.LOG_ALIGN] & _MASK64
     if row[L.LOG_CODE] == L.LOG_ILLEGAL:
         return f"WARN: illegal size ({size}) or align ({align}) for percpu allocation"
     if row[L.LOG_CODE] == L.LOG_LIMIT:

@@ -540,9 +540,11 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
     """Serve a request -> percpu pointer, or 0 with the reason in g[REASON]; sizes in bytes."""
     g = s.g
     g[L.REASON] = L.REASON_NONE
-    align = max(align, 2)
+    if 0 <= align < 2:
+        align = 2
     size = (size + 1) & ~1
-    if size <= 0 or size > PCPU_MIN_UNIT_SIZE or align > PAGE_SIZE or align & (align - 1):
+    # numbers of 2^63 and more come as negative ones
+    if size <= 0 or size > PCPU_MIN_UNIT_SIZE or align < 0 or align > PAGE_SIZE or align & (align - 1):
         return refuse(s, size, align, is_atomic)
     if not is_atomic:
         mutex_lock(s)
