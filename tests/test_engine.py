@@ -31,3 +31,15 @@ def test_illegal_numbers_up_to_the_last_of_64_bits_are_refused_and_shown_as_they
 ) -> None:
     assert engine.alloc(size, align, False, KERNEL) == 0
     assert engine.dmesg()[-1] == (0, f"WARN: illegal {shown} for percpu allocation")
+
+
+def test_without_smp_the_first_chunk_outlives_a_balance_that_finds_it_empty_behind_another() -> None:
+    engine = Engine(Geometry.up(), jit="off")
+    filling = engine.alloc(32768, 8, False, KERNEL)
+    second = engine.alloc(32768, 8, False, KERNEL)
+    engine.free(filling)
+    engine.free(second)
+    assert [chunk.ordinal for chunk in engine.chunks()] == [1, 0]
+    assert engine.balance()
+    assert [chunk.ordinal for chunk in engine.chunks()] == [1, 0]
+    assert engine.alloc(8, 8, False, KERNEL) == engine.chunks()[0].base_addr

@@ -685,10 +685,13 @@ def destroy_empty_chunks(s):
     c = chunk[chunk[head + L.LIST_NEXT] + L.LIST_NEXT]
     while not list_empty(chunk, L.LIST_NEXT, head) and c != head:
         following = chunk[c + L.LIST_NEXT]
-        list_del(chunk, L.LIST_NEXT, c)
-        if chunk[c + L.EXTEND_NEXT] != -1:
-            list_del(chunk, L.EXTEND_NEXT, c)
-        list_add(chunk, L.LIST_NEXT, c, to_free)
+        # Without SMP the first chunk can be wholly free and not the first here. A kernel warns, then frees boot memory
+        # that is not its to free; here the chunk stays, a deviation.
+        if chunk[c + L.IMMUTABLE] == 0:
+            list_del(chunk, L.LIST_NEXT, c)
+            if chunk[c + L.EXTEND_NEXT] != -1:
+                list_del(chunk, L.EXTEND_NEXT, c)
+            list_add(chunk, L.LIST_NEXT, c, to_free)
         c = following
     spin_unlock(s)
     while not list_empty(chunk, L.LIST_NEXT, to_free):
