@@ -27,7 +27,7 @@ LAYERS = (
     ("events",),
     ("tracefilter",),
     ("engine",),
-    ("trace", "recorded", "stats", "workloads"),
+    ("trace", "recorded", "stats", "workloads", "validate"),
     ("pointers", "memory", "allocator"),
     ("cases", "play", "player"),
     ("columns",),
