@@ -75,3 +75,20 @@ class HookError(LabError):
     """
 
     result: object = None
+
+
+class InvariantError(LabError):
+    """The structures of an allocator contradict each other; names the chunk, and the invariant by its number.
+
+    >>> print(InvariantError(2, "areas 1 and 2 are both free", where="chunk 3"))
+    chunk 3: invariant 2: areas 1 and 2 are both free; something wrote to the arrays, or this package has a bug
+
+    Args:
+        number: as in core/areamap.py and validate.py.
+        what: what contradicts what.
+        where: the chunk or table.
+    """
+
+    def __init__(self, number: int, what: str, *, where: str = "") -> None:
+        super().__init__(f"invariant {number}: {what}", where=where, remedy="something wrote to the arrays, or this package has a bug")
+        self.number = number

@@ -14,15 +14,17 @@ that begins there is in use. The last entry, the sentinel, is the end:
     >>> decode_map([1, 64, 97, 4097])
     [(0, 64, True), (64, 32, False), (96, 4000, True)]
 
-Invariants of a chunk, checked by validate_area_map():
- 1. offsets are even and rise strictly, from 0 to the sentinel, whose bit 0 is set
-    (a UP first chunk alone has a prefix of length 0);
+Invariants of a chunk between any two operations, checked by validate_area_map():
+ 1. offsets are even and rise strictly, from 0 to the sentinel, whose bit 0 is set and which is at unit_size in all
+    but the boot chunks (of a UP first chunk alone the prefix has length 0);
  2. no two free areas are neighbours;
  3. free_size is the sum of the free areas, less nothing: padding counts as in use;
  4. contig_hint is at least the largest free area, and may be larger;
  5. no free area has a smaller index than first_free;
  6. map_used + 3 <= map_alloc before every insertion, map_used < map_alloc always;
- 7. the chunk is on the list of its slot, in the last one only if it is wholly free.
+ 7. the chunk is on the list of its slot: 0 if free_size or contig_hint is under 4, the last one only if it is wholly free;
+ 8. the populated pages are one run from page 0, counted by nr_populated (km counts those of all units);
+ 9. every area in use has all its pages.
 
 Source: Linux v4.13 mm/percpu.c by its behavioural specification, sections 1.4, 3, 4 and 5.
 """
