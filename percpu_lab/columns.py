@@ -354,6 +354,25 @@ def _runs(pages: Ints) -> RunColumns:
     return RunColumns(chunk, first, np.nonzero(edges == -1)[1])
 
 
+def unpopulated(snap: Snapshot) -> RunColumns:
+    """Give the runs of pages that are not populated; none of chunks whose populated pages are unknown.
+
+    >>> from percpu_lab.engine import Engine
+    >>> from percpu_lab.geometry import Geometry
+    >>> engine = Engine(Geometry.simple(unit_size=32768), jit="off")
+    >>> _ = [engine.alloc(24576, 8, False, False) for _ in range(2)]
+    >>> gaps = unpopulated(snapshot(engine))
+    >>> gaps.chunk.tolist(), gaps.first_page.tolist(), gaps.end_page.tolist()
+    ([1], [6], [8])
+    """
+    runs = snap.populated
+    edges = np.zeros((len(snap.chunks), snap.unit.nr_pages + 1), np.int64)
+    edges[runs.chunk, runs.first_page] += 1
+    edges[runs.chunk, runs.end_page] -= 1
+    is_empty = np.cumsum(edges, axis=1)[:, :-1] == 0
+    return _runs(is_empty & (snap.chunks.nr_populated != UNKNOWN)[:, None])
+
+
 # --- all of it ----------------------------------------------------------------------
 
 

@@ -89,20 +89,22 @@ def _mixed_codes(in_use: Shares, hole: Shares) -> Codes:
     return codes
 
 
-def lifetime_image(lives: Lifetimes, unit_size: int, nr_bins: int, nr_rows: int) -> Codes:
+def lifetime_image(lives: Lifetimes, nr_bins: int, nr_rows: int, bottom: float = 0, top: float | None = None) -> Codes:
     """Draw lifetimes, time across and bands upwards, as codes: the share of areas in use now and of freed ones.
 
     Args:
-        unit_size: bytes; the height of a band.
         nr_bins: pixels across the window of ops.
-        nr_rows: pixels up, over all bands together.
+        nr_rows: pixels up.
+        bottom, top: the part of the bands to draw, counted in bands; all of them without it.
     """
     start, end = lives.window
     scale = nr_bins / max(end - start, 1)
     left = np.clip((lives.birth - start) * scale, 0, nr_bins - 1).astype(np.int64)
-    per_byte = nr_rows / max(len(lives.bands), 1) / unit_size
-    low = (lives.band * unit_size + lives.off_bytes) * per_byte
-    high = np.minimum(low + lives.size_bytes * per_byte, nr_rows)
+    top = max(len(lives.bands), 1) if top is None else top
+    per_byte = nr_rows / (top - bottom) / lives.unit.unit_size
+    low = (lives.band * lives.unit.unit_size + lives.off_bytes - bottom * lives.unit.unit_size) * per_byte
+    high = np.clip(low + lives.size_bytes * per_byte, 0, nr_rows)
+    low = np.clip(low, 0, nr_rows)
     live, freed = np.flatnonzero(lives.is_live), np.flatnonzero(~lives.is_live)
     right = np.clip(np.ceil((lives.death[freed] - start) * scale), left[freed] + 1, nr_bins).astype(np.int64)
     shape = nr_bins, nr_rows

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .columns import IN_USE, RESERVED_ORDINAL, Frozen, Ints, Snapshot
+from .columns import IN_USE, RESERVED_ORDINAL, Frozen, Ints, Snapshot, Unit
 from .core import layout as L
 from .events import Events
 
@@ -46,10 +46,12 @@ class Lifetimes(Frozen):
         bands: ordinals of the chunks met, ascending.
         band_birth, band_death: ops in which each of these chunks was created and destroyed, clipped to the window.
         nr_lost: events that were overwritten before anyone looked.
+        nr_unknown: frees, within the window, of areas of which nothing is known.
     """
 
     window: tuple[int, int]
     now: int
+    unit: Unit
     birth: Ints
     death: Ints
     is_live: npt.NDArray[np.bool_]
@@ -61,6 +63,7 @@ class Lifetimes(Frozen):
     band_death: Ints
     marks: Marks
     nr_lost: int
+    nr_unknown: int
 
     def __len__(self) -> int:
         return len(self.birth)
@@ -91,7 +94,10 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
     start, end = window if window is not None else default_window(events, snap)
     op, event = events.op, events.event
     past = op < snap.op
-    freed = np.flatnonzero((event == L.EVENT_FREE) & (op >= start) & (events.birth < end) & (events.birth >= 0) & past)
+    freed = np.flatnonzero((event == L.EVENT_FREE) & (op >= start) & (events.birth < end) & past)
+    is_known = events.birth[freed] >= 0
+    nr_unknown = int(np.count_nonzero(op[freed[~is_known]] < end))
+    freed = freed[is_known]
     areas = snap.areas
     live = np.flatnonzero((areas.kind == IN_USE) & (areas.birth < end)) if snap.op >= start else np.zeros(0, np.int64)
     marked = np.flatnonzero((event >= L.EVENT_FAIL) & (op >= start) & (op < end) & past)
@@ -103,6 +109,7 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
     return Lifetimes(
         (start, end),
         snap.op,
+        snap.unit,
         birth=np.concatenate([events.birth[freed], areas.birth[live]]),
         death=np.concatenate([op[freed], np.full(len(live), snap.op, np.int64)]),
         is_live=np.arange(len(ordinal)) >= len(freed),
@@ -114,6 +121,7 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         band_death=_band_ops(bands, marks, L.EVENT_DESTROY, min(end, snap.op)),
         marks=marks,
         nr_lost=events.lost,
+        nr_unknown=nr_unknown,
     )
 
 

@@ -181,7 +181,7 @@ def test_lifetime_image_tells_the_share_of_each_pixel(seed: int, nr_ops: int, nr
             max(-(-int(lives.death[row]) // per_bin), int(lives.birth[row]) // per_bin + 1),
         )
         grid[int(lives.is_live[row]), low // 8 : (low + int(lives.size_bytes[row])) // 8, x] += 1
-    image, shares = R.lifetime_image(lives, unit, nr_bins, nr_rows), R.code_shares()
+    image, shares = R.lifetime_image(lives, nr_bins, nr_rows), R.code_shares()
     edges, cells = np.linspace(0, grid.shape[1], nr_rows + 1), np.arange(grid.shape[1] + 1)
     for row, column in np.ndindex(image.shape):
         sums = [np.append(0, grid[kind, :, column].cumsum()) for kind in (1, 0)]

@@ -1,0 +1,170 @@
+"""One look for all views: the meaning of each colour, the words of the legends, light and dark pages.
+
+    IN_USE blue   FREE pale green   HOLE orange   NO_PAGE hatched   STATIC grey   RESERVED pink   FAILURE vermilion
+
+The colours are those of Okabe and Ito, told apart by colour-blind readers. Their strength is chosen to stand out on
+white and on black alike, so only text, axes and grid follow the page: by CSS variables of JupyterLab, in the browser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bokeh.models import (
+    Axis,
+    BasicTicker,
+    BoxZoomTool,
+    InlineStyleSheet,
+    NumeralTickFormatter,
+    PanTool,
+    Range1d,
+    ResetTool,
+    SaveTool,
+    WheelZoomTool,
+)
+from bokeh.models.annotations import Legend, LegendItem, Title
+from bokeh.plotting import figure
+
+from .. import columns, raster
+
+Plot = Any  # a figure: Bokeh's own types lack a part of what glyphs take
+Ticks = Any
+
+IN_USE = "#2b83c6ff"
+IN_USE_ALTERNATE = "#1c5f96ff"
+FREED = "#2b83c655"
+FREE = "#009e7350"
+HOLE = "#e69f00e0"
+NO_PAGE = "#80808090"
+NO_PAGE_FILL = "#80808024"
+STATIC = "#6f7780c0"
+RESERVED = "#cc79a7d0"
+OUTSIDE = "#80808028"
+FREE_LINE = "#009e73ff"
+FRAGMENTED = "#cc7a00ff"
+FAILURE = "#d55e00ff"
+CHUNK = "#8a63d2ff"
+NOTE = "#808080ff"
+NOTHING = "#00000000"
+
+AREA_COLOURS = (FREE, HOLE, IN_USE, STATIC, RESERVED, OUTSIDE)  # by kind in columns.py
+AREA_WORDS = ("free", "hole", "in use", "static", "reserved", "outside")
+PAINT_ALTERNATE = columns.NR_KINDS  # the second shade of areas in use, that tells neighbours apart
+
+# Text and lines take the colours of the page; the second value is for pages that name none.
+_CSS = """
+:host {
+  --text: var(--jp-ui-font-color1, var(--vscode-editor-foreground, var(--percpu-lab-text, #303030)));
+  --faint: var(--jp-border-color1, var(--vscode-panel-border, #80808080));
+  --bk-text-color: var(--text);
+  --bk-axis-label-text-color: var(--text);
+  --bk-major-label-text-color: var(--text);
+  --bk-label-text-color: var(--text);
+  --bk-title-text-color: var(--text);
+  --bk-axis-line-color: var(--faint);
+  --bk-major-tick-line-color: var(--faint);
+  --bk-minor-tick-line-color: transparent;
+  --bk-outline-line-color: var(--faint);
+}
+"""
+# Names of rows as ticks, that of the chunk in focus marked; of one width, so that the axis does not move.
+NAME = """
+const k = Math.floor(tick), name = names.data.name[k];
+if (name === undefined) return heading.padStart(14);
+return ((focus.data.ordinal[0] === names.data.ordinal[k] ? "\u25b8 " : "") + name).padStart(14);
+"""
+# A legend reads its colours before it is part of the page.
+_LEGEND_CSS = ".bk-label { color: var(--bk-label-text-color) !important; padding-right: 14px; }"
+_NO_LINES = {"--bk-axis-line-color": "transparent", "--bk-major-tick-line-color": "transparent"}
+
+
+def make_figure(title: str, *, height: int, x_range: Range1d, y_range: Range1d, x_label: str, y_label: str) -> Plot:
+    """Make an empty figure in the common style; zooming by wheel needs Ctrl, so that a page can be scrolled."""
+    zoom = WheelZoomTool(dimensions="width", modifiers="ctrl")
+    plot: Plot = figure(
+        title=title, height=height, sizing_mode="stretch_width", x_range=x_range, y_range=y_range,
+        x_axis_label=x_label, y_axis_label=y_label, tools=[PanTool(), BoxZoomTool(), zoom, ResetTool(), SaveTool()],
+        toolbar_location="right", background_fill_color=None, border_fill_color=None, output_backend="canvas",
+        stylesheets=[InlineStyleSheet(css=_CSS)], min_border_left=124, lod_threshold=None,
+        frame_align={"left": True, "right": False, "top": True, "bottom": True},
+    )  # fmt: skip
+    plot.toolbar.active_scroll = zoom
+    plot.toolbar.autohide = True
+    plot.toolbar.logo = None
+    plot.title.text_font_size = "15px"
+    plot.xgrid.grid_line_color = NOTE
+    plot.ygrid.grid_line_color = None
+    plot.xgrid.grid_line_alpha = 0.25
+    plot.axis.axis_label_text_font_style = "normal"
+    return plot
+
+
+def make_column(axis: Axis) -> None:
+    """Make an axis a column of text of fixed width: no lines, letters of one width."""
+    axis.update(css_variables=_NO_LINES, major_label_text_font="monospace", major_label_text_font_size="12px")
+    axis.update(major_label_standoff=4, major_tick_in=0, major_tick_out=0)
+
+
+def show_ops(plot: Plot) -> None:
+    """Number the x axis in whole ops."""
+    plot.xaxis.ticker = BasicTicker(min_interval=1)
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+
+
+def add_sample(plot: Plot, colour: str, **hatch: Any) -> Any:
+    """Add a glyph that stands nowhere, for a legend."""
+    nowhere = [math.nan]
+    return plot.quad(nowhere, nowhere, nowhere, nowhere, fill_color=colour, line_color=None, **hatch)
+
+
+def add_status(plot: Plot) -> Title:
+    """Add a line of text under the title, to be changed by frames."""
+    status = Title(text="", text_font_style="normal", text_font_size="12px")
+    plot.add_layout(status, "above")
+    return status
+
+
+def add_legend(plot: Plot, entries: Sequence[tuple[str, Any]], columns_of: int = 0) -> Legend:
+    """Add a legend below the figure: words and the renderers they stand for."""
+    legend = Legend(
+        items=[LegendItem(label=words, renderers=[renderer]) for words, renderer in entries],
+        orientation="horizontal", location="bottom_left", ncols=columns_of or "auto",
+        border_line_color=None, background_fill_color=None,
+        label_text_font_size="12px", glyph_height=14, glyph_width=18, spacing=4, margin=4,
+        stylesheets=[InlineStyleSheet(css=_LEGEND_CSS)],
+    )  # fmt: skip
+    legend.update(padding=2)
+    plot.add_layout(legend, "below")
+    return legend
+
+
+def area_palette() -> list[str]:
+    """Give the colours of area kinds by number, then the second shade of those in use."""
+    return [*AREA_COLOURS, IN_USE_ALTERNATE]
+
+
+def unit_palette() -> list[str]:
+    """Give the colours of the codes of raster.unit_image."""
+    mixed = [_mix({IN_USE: in_use, HOLE: hole, FREE: 1 - in_use - hole}) for in_use, hole in raster.code_shares()]
+    return _padded([*mixed, STATIC, RESERVED, OUTSIDE, NOTHING])
+
+
+def lifetime_palette() -> list[str]:
+    """Give the colours of the codes of raster.lifetime_image: in use now, freed, neither."""
+    return _padded(
+        [_mix({IN_USE: live, FREED: freed, NOTHING: 1 - live - freed}) for live, freed in raster.code_shares()]
+    )
+
+
+def _padded(palette: list[str]) -> list[str]:
+    return palette + [NOTHING] * (256 - len(palette))
+
+
+def _mix(shares: dict[str, float]) -> str:
+    """Blend colours `#rrggbbaa` as light does that comes from a pixel's parts."""
+    parts = [(share, *bytes.fromhex(colour[1:])) for colour, share in shares.items()]
+    alpha = sum(share * a for share, _, _, _, a in parts)
+    rgb = [sum(part[0] * part[4] * part[k] for part in parts) / max(alpha, 1e-9) for k in (1, 2, 3)]
+    return "#" + bytes(min(round(value), 255) for value in (*rgb, alpha)).hex()

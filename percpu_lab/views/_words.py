@@ -1,0 +1,116 @@
+"""What the views say: names of chunks, sizes, and the line of text under each title. Live and static views share it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..columns import RESERVED_ORDINAL, UNKNOWN, Snapshot
+from ..core import layout as L
+from ..spans import Lifetimes, Series, external_fragmentation
+from ..units import format_bytes
+
+BETWEEN = "  ·  "
+NO_CHUNK_YET = "No chunk yet"
+NO_HISTORY_YET = "No history yet: run some ops"
+
+
+def chunk_label(ordinal: int) -> str:
+    """Name a chunk in few letters.
+
+    >>> chunk_label(-1), chunk_label(0), chunk_label(3)
+    ('reserved', 'first chunk', 'chunk 3')
+    """
+    return {RESERVED_ORDINAL: "reserved", 0: "first chunk"}.get(ordinal, f"chunk {ordinal}")
+
+
+def slot_text(slot: int) -> str:
+    """Write a slot; the reserved chunk has none.
+
+    >>> slot_text(12), slot_text(UNKNOWN)
+    ('12', '-')
+    """
+    return "-" if slot == UNKNOWN else str(slot)
+
+
+def hint_text(contig_hint: int, largest_free_bytes: int) -> str:
+    """Write what the allocator believes to be the largest free area, and the truth where that differs.
+
+    >>> hint_text(4096, 4096)
+    '4 KiB'
+    >>> hint_text(24576, 4096)
+    '24 KiB ⚠ really 4 KiB'
+    >>> hint_text(UNKNOWN, 4096)
+    'unknown (4 KiB)'
+    """
+    largest = format_bytes(largest_free_bytes)
+    if contig_hint == UNKNOWN:
+        return f"unknown ({largest})"
+    return largest if contig_hint == largest_free_bytes else f"{format_bytes(contig_hint)} ⚠ really {largest}"
+
+
+def area_map_status(snap: Snapshot, nr_visible: int, nr_drawn: int) -> str:
+    """Sum up a snapshot; warnings first, as a narrow page cuts the end off.
+
+    Args:
+        nr_visible: areas in sight.
+        nr_drawn: those of them that are drawn one by one.
+    """
+    if not len(snap.chunks):
+        return "set up an allocator, and its first chunk appears here"
+    normal = snap.chunks.ordinal != RESERVED_ORDINAL
+    free, largest = snap.chunks.free_bytes[normal].sum(), snap.chunks.largest_free_bytes[normal].max(initial=0)
+    broken = float(external_fragmentation(free, largest))
+    parts = [f"{nr_visible:,} areas in sight: a picture, zoom in to point"] if nr_drawn < nr_visible else []
+    if (snap.chunks.nr_populated == UNKNOWN).any():
+        parts.append("recorded: pages and hints unknown")
+    parts += [f"op {snap.op:,}", f"chunks: {len(snap.chunks):,}", f"areas in use: {snap.nr_in_use:,}"]
+    parts.append(f"{format_bytes(int(free))} free per CPU, {broken:.0%} of it outside the largest free area")
+    return BETWEEN.join(parts)
+
+
+def fragmentation_status(total: Series, ordinal: int | None) -> str:
+    """Say how the lines end, and what the thin ones are.
+
+    Args:
+        total: of all chunks.
+        ordinal: the chunk that has lines of its own.
+    """
+    if not len(total):
+        return "no sample in sight"
+    free, largest = format_bytes(int(total.free_bytes[-1])), format_bytes(int(total.largest_free_bytes[-1]))
+    thin = "tap a chunk to add its lines" if ordinal is None else f"thin lines: {chunk_label(ordinal)} alone"
+    return BETWEEN.join([f"at op {int(total.op[-1]):,}: {free} free, the largest free area has {largest}", thin])
+
+
+def timeline_status(lives: Lifetimes, *, is_tracing: bool, is_picture: bool, marks_drawn: float = 1) -> str:
+    """Sum up what happened; warnings first.
+
+    Args:
+        is_tracing: whether events are being written.
+        is_picture: lifetimes are not drawn one by one.
+        marks_drawn: share of the marks that is drawn.
+    """
+    failed, made, given_back = (
+        int(np.count_nonzero(lives.marks.event == event)) for event in (L.EVENT_FAIL, L.EVENT_CREATE, L.EVENT_DESTROY)
+    )
+    warnings = {
+        "tracing is off: only areas in use are known": not is_tracing,
+        f"{lives.nr_lost:,} earlier events were lost": lives.nr_lost,
+        f"{lives.nr_unknown:,} frees of areas from before the recording": lives.nr_unknown,
+        "a picture: zoom in to point": is_picture,
+        f"{marks_drawn:.0%} of the marks are drawn": marks_drawn < 1,
+    }
+    first, end = lives.window
+    parts = [text for text, holds in warnings.items() if holds]
+    parts.append(f"ops {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {int(lives.is_live.sum()):,} go on")
+    parts.append(f"failed: {failed:,}, chunks made: {made:,}, given back: {given_back:,}")
+    return BETWEEN.join(parts)
+
+
+def nothing_happened(lives: Lifetimes, *, is_tracing: bool) -> str:
+    """Say why a timeline is empty; an empty text if it is not."""
+    if len(lives) + len(lives.marks):
+        return ""
+    if not is_tracing:
+        return "Tracing is off: turn events on to see what happens"
+    return "No allocation is known in these ops" if lives.now else "Nothing has happened yet: run some ops"

@@ -1,0 +1,371 @@
+"""The area map: each chunk a strip as long as its unit, in the order of percpu_stats.
+
+                    slot  free       contig_hint
+    first chunk    |static|reserved|####..##|.......|   9   2.5 KiB   2.5 KiB
+    chunk 1        |####.###.##|........|///////////|  12  24 KiB    32 KiB, really 20 KiB
+                   0       offset in the unit      64 KiB        / no page
+
+Areas are drawn one by one up to BUDGET in sight; more of them are a picture, until the user zooms in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from bokeh.models import (
+    AdaptiveTicker,
+    ColumnDataSource,
+    CustomJS,
+    CustomJSHover,
+    CustomJSTickFormatter,
+    FixedTicker,
+    Grid,
+    HoverTool,
+    LinearAxis,
+    LinearColorMapper,
+    SingleIntervalTicker,
+)
+from bokeh.models.annotations import Label
+
+from ..columns import FREE, HOLE, IN_USE, NR_KINDS, UNKNOWN, Columns, Ints, Snapshot, unpopulated
+from ..raster import CODE_NOTHING, unit_image
+from ..session import Selection
+from ..units import KIB, PAGE_SIZE, format_bytes
+from . import _style
+from ._words import NO_CHUNK_YET, area_map_status, chunk_label, hint_text, slot_text
+from .live import FigureEvent, Frame
+from .shared import FollowedRange, Shared, on_hover, on_tap
+
+BUDGET = 4000  # areas drawn one by one
+NR_BINS = 640
+MAX_LABELS = 16  # rows that have room for text
+MAX_GRID_PAGES = 64  # in sight, or the grid would be a grey
+EDGE_BYTES = 1 / 160  # of the width in sight: wide enough for an outline
+LEAST_ROWS = 4  # room for chunks to come
+HALF = 0.40  # of a row that a strip fills, up and down
+HEADING = 0.9  # rows above the first
+
+_AREAS = (
+    "id",
+    "ordinal",
+    "off",
+    "size",
+    "requested",
+    "age",
+    "death",
+    "kind",
+    "paint",
+    "row",
+    "left",
+    "right",
+    "top",
+    "bottom",
+    "edge",
+)
+_BOX = ("left", "right", "top", "bottom")
+_ROWS = ("ordinal", "name", "slot", "free", "hint", "base_high", "base_low")
+_COLUMNS = (
+    ("slot", "slot", 4),
+    ("free", "free", 9),
+    ("hint", "contig_hint: largest free", 28),
+)  # column, heading, width
+
+
+class AreaMap:
+    """The view of what is where at this moment.
+
+    Args:
+        height: of the figure in pixels.
+    """
+
+    def __init__(self, *, height: int = 400) -> None:
+        self._height = height
+        self._x = FollowedRange(0, 64)
+        self._y = FollowedRange(LEAST_ROWS, -HEADING)
+        self._ordinals: list[int] = []
+
+    # --- building -----------------------------------------------------------------
+
+    def build(self, shared: Shared) -> _style.Plot:
+        """Make the figure, empty."""
+        self._areas = _source(*_AREAS)
+        self._rows = _source(*_ROWS)
+        self._cpus = _source("cpu", "offset")
+        self._image = _source("image", "x", "y", "dw", "dh")
+        self._no_page = _source(*_BOX)
+        self._search = _source("x", "y")
+        plot = _style.make_figure(
+            "Area map: every chunk's unit, byte by byte (all CPUs' units look alike)", height=self._height,
+            x_range=self._x.model, y_range=self._y.model, x_label="offset in the unit (KiB)", y_label="",
+        )  # fmt: skip
+        self.figure = plot
+        self._status = _style.add_status(plot)
+        self._empty = Label(x=32, y=LEAST_ROWS / 2, text=NO_CHUNK_YET, text_align="center", text_font_size="16px")
+        plot.add_layout(self._empty)
+        self._add_grid(plot)
+        self._add_labels(plot, shared)
+        self._add_glyphs(plot)
+        self._add_marks(plot, shared)
+        plot.add_tools(self._hover(shared))
+        plot.js_on_event("tap", on_tap(self._areas, self._rows, shared))
+        return plot
+
+    def _add_grid(self, plot: _style.Plot) -> None:
+        """A line each page while there are not too many in sight, decided in the browser."""
+        plot.xgrid.visible = False
+        plot.xaxis.ticker = AdaptiveTicker(base=2, mantissas=[1], min_interval=1 / KIB)
+        pages = Grid(
+            dimension=0,
+            ticker=SingleIntervalTicker(interval=PAGE_SIZE // KIB),
+            grid_line_color=_style.NOTE,
+            grid_line_alpha=0.25,
+        )
+        pages.level = "overlay"
+        plot.add_layout(pages)
+        code = f"pages.visible = Math.abs(x.end - x.start) <= {MAX_GRID_PAGES * PAGE_SIZE // KIB}"
+        callback = CustomJS(args={"pages": pages, "x": plot.x_range}, code=code)
+        plot.x_range.js_on_change("start", callback)
+        plot.x_range.js_on_change("end", callback)
+
+    def _add_labels(self, plot: _style.Plot, shared: Shared) -> None:
+        """Text beside the strips, as ticks of axes: the name on the left, three numbers on the right."""
+        self._ticker = FixedTicker(ticks=[-HEADING / 2])
+        plot.yaxis.ticker = self._ticker
+        args = {"names": self._rows, "focus": shared.focus, "heading": ""}
+        plot.yaxis.formatter = CustomJSTickFormatter(args=args, code=_style.NAME)
+        for name, heading, width in _COLUMNS:
+            args = {"rows": self._rows, "name": name, "heading": _fitted(name, heading, width)}
+            axis = LinearAxis()
+            axis.update(ticker=self._ticker, formatter=CustomJSTickFormatter(args=args, code=_TEXT))
+            plot.add_layout(axis, "right")
+        for axis in plot.yaxis:
+            _style.make_column(axis)
+        shared.focus.js_on_change("data", CustomJS(args={"ticker": self._ticker}, code="ticker.change.emit()"))
+
+    def _add_glyphs(self, plot: _style.Plot) -> None:
+        codes = LinearColorMapper(palette=_style.unit_palette(), low=-0.5, high=255.5)
+        plot.image(
+            "image", x="x", y="y", dw="dw", dh="dh", source=self._image, color_mapper=codes, origin="bottom_left"
+        )
+        paint = LinearColorMapper(palette=_style.area_palette(), low=-0.5, high=NR_KINDS + 0.5)
+        self._quads = plot.quad(
+            *_BOX, source=self._areas, line_color="white", line_width=0.6, line_alpha="edge",
+            fill_color={"field": "paint", "transform": paint},
+        )  # fmt: skip
+        hatch = {"hatch_pattern": "/", "hatch_color": _style.NO_PAGE, "hatch_scale": 8}
+        plot.quad(*_BOX, source=self._no_page, line_color=None, fill_color=_style.NO_PAGE_FILL, **hatch)
+        triangle = {"marker": "triangle", "size": 8, "color": _style.NOTE, "line_color": "white"}
+        plot.scatter("x", "y", source=self._search, **triangle)
+        no_page = _style.add_sample(plot, _style.NO_PAGE_FILL, **hatch)
+        search = plot.scatter([np.nan], [np.nan], **triangle)
+        words = (
+            "free",
+            "hole: free before the last area",
+            "in use",
+            "static: the kernel's own",
+            "reserved: for modules",
+            "not managed",
+        )
+        samples = [_style.add_sample(plot, colour) for colour in _style.AREA_COLOURS]
+        entries = list(zip(words, samples, strict=True))
+        entries = [
+            entries[IN_USE],
+            entries[FREE],
+            entries[HOLE],
+            ("free, no page behind it yet", no_page),
+            *entries[3:],
+        ]
+        _style.add_legend(plot, [*entries, ("first_free: where a search begins", search)], columns_of=4)
+
+    def _add_marks(self, plot: _style.Plot, shared: Shared) -> None:
+        for marked, width in ((shared.pointed, 1.0), (shared.selected, 2.0)):
+            place = _source(*_BOX)
+            plot.quad(
+                "left",
+                "right",
+                "top",
+                "bottom",
+                source=place,
+                fill_color=None,
+                line_color="white",
+                line_width=2 * width + 2,
+            )
+            plot.quad(
+                "left",
+                "right",
+                "top",
+                "bottom",
+                source=place,
+                fill_color=None,
+                line_color="black",
+                line_width=width + 0.5,
+            )
+            callback = CustomJS(args={"marked": marked, "rows": self._rows, "place": place}, code=_MARK)
+            marked.js_on_change("data", callback)
+            self._rows.js_on_change("data", callback)
+
+    def _hover(self, shared: Shared) -> HoverTool:
+        args = {"areas": self._areas, "rows": self._rows, "cpus": self._cpus}
+        return HoverTool(
+            renderers=[self._quads],
+            tooltips=[(name, f"@id{{{name}}}") for name in ("what", "place", "size", "allocated", "address")],
+            formatters={"@id": CustomJSHover(args=args, code=_TOOLTIP)},
+            callback=on_hover(self._areas, shared),
+        )  # fmt: skip
+
+    # --- events -------------------------------------------------------------------
+
+    def handle(self, event: FigureEvent) -> Selection | None:
+        """Take an event of the browser; gives what a tap has picked."""
+        self._x.handle(event)
+        self._y.handle(event)
+        if event.kind != "tap" or event.model not in (self.figure, self._areas):
+            return None
+        row = int(np.floor(event.y))
+        chunk = self._ordinals[row] if 0 <= row < len(self._ordinals) else None
+        area = int(event.ids[-1]) if event.ids and int(event.ids[-1]) >= 0 else None
+        return Selection(chunk, area)
+
+    # --- updating -----------------------------------------------------------------
+
+    def update(self, columns: Columns) -> Frame:
+        """Draw the newest snapshot, as much of it as is in sight."""
+        snap = columns.snapshot
+        nr_rows = len(snap.chunks)
+        self._ordinals = snap.chunks.ordinal.tolist()
+        height = max(nr_rows, LEAST_ROWS)
+        heading = HEADING * max(height / 8, 1)
+        props = self._x.extend(0, snap.unit.unit_size / KIB) | self._y.extend(height, -heading)
+        rows = self._rows_in_sight(nr_rows)
+        visible = self._areas_in_sight(snap, rows)
+        drawn = visible if len(visible) <= BUDGET else visible[:0]
+        sources: dict[ColumnDataSource, Any] = {
+            self._areas: self._area_columns(snap, drawn),
+            self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
+            self._rows: _row_columns(snap, _labelled(rows)),
+            self._cpus: {
+                "cpu": np.array(list(snap.unit.unit_offsets)),
+                "offset": np.array(list(snap.unit.unit_offsets.values())),
+            },
+            self._no_page: _no_page_columns(snap),
+            self._search: _search_columns(snap, rows),
+        }
+        props[self._status] = {"text": area_map_status(snap, len(visible), len(drawn))}
+        props[self._ticker] = {"ticks": [-heading / 2, *(row + 0.5 for row in _labelled(rows))]}
+        props[self._empty] = {"visible": nr_rows == 0}
+        return Frame(sources, props)
+
+    def _rows_in_sight(self, nr_rows: int) -> slice:
+        low, high = sorted(self._y.shown)
+        return slice(int(np.clip(np.floor(low), 0, nr_rows)), int(np.clip(np.ceil(high), 0, nr_rows)))
+
+    def _areas_in_sight(self, snap: Snapshot, rows: slice) -> Ints:
+        areas = snap.areas
+        first, last = np.searchsorted(areas.chunk, [rows.start, max(rows.stop, rows.start)])
+        start, end = (edge * KIB for edge in sorted(self._x.shown))
+        off = areas.off_bytes[first:last]
+        if start <= 0 and end >= snap.unit.unit_size:
+            return np.arange(first, last)
+        return np.asarray(first + np.flatnonzero((off < end) & (off + areas.size_bytes[first:last] > start)))
+
+    def _area_columns(self, snap: Snapshot, drawn: Ints) -> dict[str, Ints]:
+        areas = snap.areas
+        row, off, size = areas.chunk[drawn], areas.off_bytes[drawn], areas.size_bytes[drawn]
+        birth, kind = areas.birth[drawn], areas.kind[drawn]
+        is_in_use = kind == IN_USE
+        start, end = self._x.shown
+        columns = (
+            birth, snap.chunks.ordinal[row], off, size, areas.requested_bytes[drawn],
+            np.where(is_in_use, snap.op - birth, 0), np.full(len(drawn), -1, np.int8), kind,
+            np.where(is_in_use & (birth & 1 == 1), np.uint8(NR_KINDS), kind), row,
+            (off / KIB).astype(np.float32), ((off + size) / KIB).astype(np.float32),
+            (row + 0.5 - HALF).astype(np.float32), (row + 0.5 + HALF).astype(np.float32),
+            np.where(size > EDGE_BYTES * KIB * abs(end - start), np.float32(0.9), np.float32(0)),
+        )  # fmt: skip
+        return dict(zip(_AREAS, columns, strict=True))
+
+    def _image_columns(self, snap: Snapshot, rows: slice, *, is_needed: bool) -> dict[str, Any]:
+        nr_rows = rows.stop - rows.start
+        if not is_needed or nr_rows == 0:
+            return {name: [] for name in ("image", "x", "y", "dw", "dh")}
+        start = max(min(self._x.shown), 0.0)
+        end = min(max(self._x.shown), snap.unit.unit_size / KIB)
+        codes = unit_image(snap, NR_BINS, start * KIB, end * KIB, rows)
+        if nr_rows <= MAX_LABELS * 3:  # room for a gap between strips
+            codes = np.repeat(codes, 5, axis=0)
+            codes[4::5] = CODE_NOTHING
+        return {"image": codes, "x": [start], "y": [rows.start], "dw": [end - start], "dh": [nr_rows]}
+
+
+def _source(*names: str) -> ColumnDataSource:
+    return ColumnDataSource({name: [] for name in names})
+
+
+def _row_columns(snap: Snapshot, labelled: Sequence[int]) -> dict[str, Any]:
+    """Numbers of all chunks, text of those that have room for it."""
+    chunks = snap.chunks
+    high, low = (chunks.base_addr >> np.uint64(32)).astype(np.uint32), chunks.base_addr.astype(np.uint32)
+    text = {name: [""] * len(chunks) for name in ("name", "slot", "free", "hint")}
+    for row in labelled:
+        text["name"][row] = chunk_label(int(chunks.ordinal[row]))
+        text["slot"][row] = slot_text(int(chunks.slot[row]))
+        text["free"][row] = format_bytes(int(chunks.free_bytes[row]))
+        text["hint"][row] = hint_text(int(chunks.contig_hint[row]), int(chunks.largest_free_bytes[row]))
+    for name, _, width in _COLUMNS:
+        text[name] = [_fitted(name, words, width) for words in text[name]]
+    return {"ordinal": chunks.ordinal, **text, "base_high": high, "base_low": low}
+
+
+def _fitted(name: str, words: str, width: int) -> str:
+    """Fill text up to the width of its column, so that columns do not move."""
+    return f"  {words}".ljust(width) if name == "hint" else words.rjust(width)
+
+
+def _no_page_columns(snap: Snapshot) -> dict[str, Ints]:
+    gaps = unpopulated(snap)
+    kib = PAGE_SIZE / KIB
+    top = gaps.chunk + (0.5 - HALF)
+    return {"left": gaps.first_page * kib, "right": gaps.end_page * kib, "top": top, "bottom": top + 2 * HALF}
+
+
+def _search_columns(snap: Snapshot, rows: slice) -> dict[str, Ints]:
+    """Where the next search of each chunk begins, while there is room to show it."""
+    row = np.arange(rows.start, rows.stop)
+    row = row[snap.chunks.first_free_off[row] != UNKNOWN] if len(row) <= MAX_LABELS else row[:0]
+    return {"x": snap.chunks.first_free_off[row] / KIB, "y": row + 0.5 + HALF}
+
+
+def _labelled(rows: slice) -> range:
+    """The rows that get text: all, or every so many."""
+    return range(rows.start, rows.stop, max(-(-(rows.stop - rows.start) // MAX_LABELS), 1))
+
+
+_TEXT = "return tick < 0 ? heading : (rows.data[name][Math.floor(tick)] ?? '')"
+_MARK = """
+const area = marked.data, row = Array.from(rows.data.ordinal).indexOf(area.ordinal[0]);
+const shown = area.area.length > 0 && row >= 0;
+const at = (value) => shown ? [value] : [];
+const left = at(area.off[0] / 1024), right = at((area.off[0] + area.size[0]) / 1024);
+place.data = {left, right, top: at(row + 0.1), bottom: at(row + 0.9)};
+"""
+_TOOLTIP = """
+const i = special_vars.index, at = (name) => areas.data[name][i], n = (x) => x.toLocaleString("en");
+const used = at("id") >= 0;
+const kinds = ["free area", "hole: a free area", "area", "static: variables of the kernel", "reserved: for modules",
+  "not managed by this chunk"];
+const address = (cpu) => {
+  const row = at("row"), base = BigInt(rows.data.base_high[row]) << 32n | BigInt(rows.data.base_low[row]);
+  const sum = base + BigInt(cpus.data.offset[cpu]) + BigInt(at("off"));
+  return `CPU ${cpus.data.cpu[cpu]} 0x${BigInt.asUintN(64, sum).toString(16)}`;
+};
+switch (format) {
+  case "what": return used ? `area ${n(at("id"))} in use` : kinds[at("kind")];
+  case "place": return `offset ${n(at("off"))} in chunk ${at("ordinal") < 0 ? "reserved" : at("ordinal")}`;
+  case "size": return `${n(at("size"))} bytes` + (used ? `, ${n(at("requested"))} asked for` : "");
+  case "allocated": return used ? `by op ${n(at("id"))}, ${n(at("age"))} ops ago` : "-";
+  case "address": return Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 4).map(address).join(", ")
+    + (cpus.data.cpu.length > 4 ? `, and ${cpus.data.cpu.length - 4} more` : "");
+}
+"""

@@ -1,0 +1,158 @@
+"""Fragmentation over ops: how much is free, and how much of it in one piece.
+
+KiB  | ──── free, all areas together           %  |   1 - largest free / free
+     | ─ ─  largest free area                     |  ╱╲__
+     | ──── holes together (sum_frag)             |_╱
+     | ─ ─  largest hole (max_frag)               +--------- ops
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from bokeh.layouts import column
+from bokeh.models import Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool
+from bokeh.models.annotations import BoxAnnotation, Label
+
+from ..columns import Columns, Ints
+from ..session import Selection
+from ..spans import Series, fragmentation_series
+from ..units import KIB
+from . import _style
+from ._words import NO_HISTORY_YET, fragmentation_status
+from .live import FigureEvent, Frame
+from .shared import FollowedRange, Shared
+
+MAX_POINTS = 2000
+_COLUMNS = ("op", "free", "largest", "sum_frag", "max_frag", "external")
+LINES = (
+    ("free", "free: all free areas together", _style.FREE_LINE, "solid"),
+    ("largest", "largest free area", _style.FREE_LINE, "dashed"),
+    ("sum_frag", "sum_frag: all holes together", _style.HOLE, "solid"),
+    ("max_frag", "max_frag: largest hole", _style.HOLE, "dashed"),
+)
+
+
+class Fragmentation:
+    """The view of free space and its fragmentation over ops, of all chunks and of the one in focus.
+
+    Args:
+        height: of both figures together in pixels.
+    """
+
+    def __init__(self, *, height: int = 420) -> None:
+        self._height = height
+        self._bytes = FollowedRange(0, 1)
+
+    def build(self, shared: Shared) -> Column:
+        """Make the two figures, empty, one above the other."""
+        self._shared = shared
+        self._total = ColumnDataSource({name: [] for name in _COLUMNS})
+        self._chosen = ColumnDataSource({name: [] for name in _COLUMNS})
+        upper = _style.make_figure(
+            "Fragmentation: free bytes over time, per CPU", height=self._height * 56 // 100, x_range=shared.time.model,
+            y_range=self._bytes.model, x_label="", y_label="KiB",
+        )  # fmt: skip
+        self._percent = FollowedRange(0, 100)
+        lower = _style.make_figure(
+            "External fragmentation: share of the free bytes outside the largest free area",
+            height=self._height * 44 // 100,
+            x_range=shared.time.model, y_range=self._percent.model, x_label="ops done", y_label="%",
+        )  # fmt: skip
+        self._status = _style.add_status(upper)
+        self._empty = Label(x=0.5, y=0.5, text=NO_HISTORY_YET, text_align="center", text_font_size="16px")
+        upper.add_layout(self._empty)
+        self._add_lines(upper, lower)
+        for plot in (upper, lower):
+            _style.show_ops(plot)
+            self._add_marks(plot, shared)
+        return column(upper, lower, sizing_mode="stretch_width", spacing=0)
+
+    def _add_lines(self, upper: _style.Plot, lower: _style.Plot) -> None:
+        entries = []
+        for name, words, colour, dash in LINES:
+            line = {"mode": "after", "line_color": colour, "line_dash": dash}
+            upper.step("op", name, source=self._total, line_width=2.4, **line)
+            upper.step("op", name, source=self._chosen, line_width=1, **line)
+            entries.append((words, upper.step([np.nan], [np.nan], line_width=2.4, **line)))
+        share = {"mode": "after", "line_color": _style.FRAGMENTED}
+        lower.step("op", "external", source=self._total, line_width=2.4, **share)
+        lower.step("op", "external", source=self._chosen, line_width=1, **share)
+        lower.yaxis.ticker = FixedTicker(ticks=[0, 25, 50, 75, 100])
+        _style.add_legend(upper, entries)
+        points = upper.scatter("op", "free", source=self._total, size=5, fill_alpha=0, line_alpha=0)
+        tips = [
+            ("op", "@op{0,0}"),
+            *((name, f"@{name}{{0,0.0}} KiB") for name in _COLUMNS[1:5]),
+            ("external", "@external{0.0} %"),
+        ]
+        upper.add_tools(HoverTool(renderers=[points], tooltips=tips, mode="vline"))
+
+    def _add_marks(self, plot: _style.Plot, shared: Shared) -> None:
+        """The life of the area pointed at or selected, as a band; the browser moves it."""
+        for marked, alpha in ((shared.pointed, 0.10), (shared.selected, 0.18)):
+            band = BoxAnnotation(
+                left=0, right=0, fill_color=_style.NOTE, fill_alpha=alpha, line_color=_style.NOTE, visible=False
+            )
+            plot.add_layout(band)
+            marked.js_on_change(
+                "data", CustomJS(args={"marked": marked, "band": band, "time": shared.time.model}, code=_MARK)
+            )
+
+    def handle(self, event: FigureEvent) -> Selection | None:
+        """Take an event of the browser; nothing is picked here."""
+        self._bytes.handle(event)
+        return None
+
+    def update(self, columns: Columns) -> Frame:
+        """Draw the history up to now, as much of it as is in sight."""
+        ordinal = self._shared.selection.chunk
+        history = with_now(columns)
+        window = self._shared.window
+        total = _thinned(fragmentation_series(history), window)
+        chosen = _thinned(fragmentation_series(history, ordinal), window) if ordinal is not None else None
+        data = _line_columns(total)
+        most = max((float(part[name].max(initial=0)) for part in (data,) for name in ("free", "largest")), default=0)
+        props = self._bytes.extend(0, max(most * 1.08, 1))
+        props[self._status] = {"text": fragmentation_status(total, ordinal)}
+        props[self._empty] = {"visible": len(total) == 0, "x": sum(window) / 2}
+        return Frame({self._total: data, self._chosen: _line_columns(chosen) if chosen else _no_line()}, props)
+
+
+def with_now(columns: Columns) -> dict[str, Ints]:
+    """The history with the snapshot as its last sample."""
+    snap, history = columns.snapshot, columns.history
+    names = ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag")
+    past = history["op"] < snap.op
+    now = {"op": np.full(len(snap.chunks), snap.op)} | {name: getattr(snap.chunks, name) for name in names}
+    return {name: np.concatenate([history[name][past], now[name]]) for name in now}
+
+
+def _thinned(series: Series, window: tuple[int, int]) -> Series:
+    """The part in sight, and of too many points every so many and the last."""
+    first = max(int(np.searchsorted(series.op, window[0], side="right")) - 1, 0)
+    last = int(np.searchsorted(series.op, window[1], side="right"))
+    step = max(-(-(last - first) // MAX_POINTS), 1)
+    rows = np.unique(np.append(np.arange(first, last, step), last - 1)) if last > first else np.zeros(0, np.int64)
+    return Series(*(getattr(series, name)[rows] for name in Series.__slots__))
+
+
+def _line_columns(series: Series) -> dict[str, np.ndarray[Any, Any]]:
+    sizes = (series.free_bytes, series.largest_free_bytes, series.sum_frag, series.max_frag)
+    values = (series.op, *(size / KIB for size in sizes), series.external * 100)
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _no_line() -> dict[str, np.ndarray[Any, Any]]:
+    return {name: np.zeros(0) for name in _COLUMNS}
+
+
+_MARK = """
+const area = marked.data, shown = area.area.length > 0;
+band.visible = shown;
+if (shown) {
+  band.left = area.area[0];
+  band.right = area.death[0] < 0 ? Math.max(time.end, area.area[0] + 1) : area.death[0];
+}
+"""

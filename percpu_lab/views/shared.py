@@ -1,0 +1,187 @@
+"""What the views of one figure have in common: the time axis, what is pointed at, and what is selected.
+
+    hover, tap in one view ──▶ pointed, selected (a row in a source each) ──▶ an outline in every view
+
+All of this happens in the browser, so it works while a cell runs. Python hears of a tap too, and then keeps the
+selected row true: an area that is freed gets its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from bokeh.model import Model
+from bokeh.models import ColumnDataSource, CustomJS, Range1d
+
+from ..columns import Columns, Snapshot
+from ..core import layout as L
+from ..session import Selection
+from ..spans import default_window
+from .live import FigureEvent, Frame
+
+MARK_COLUMNS = ("area", "ordinal", "off", "size", "death")  # no column "id": a mark is never pointed at itself
+STILL_IN_USE = -1
+LEAST_OPS = 10  # on the time axis
+
+
+def merged(*frames: Frame) -> Frame:
+    """Join frames to one message."""
+    sources: dict[ColumnDataSource, Mapping[str, Any]] = {}
+    props: dict[Model, Mapping[str, Any]] = {}
+    for frame in frames:
+        sources |= frame.sources
+        for model, attrs in frame.props.items():
+            props[model] = {**props.get(model, {}), **attrs}
+    return Frame(sources, props)
+
+
+def put_in_place(frame: Frame) -> None:
+    """Apply a frame to Bokeh's models themselves: for a document that is saved, not for one that is live."""
+    for source, data in frame.sources.items():
+        source.data = {name: [column] if _is_image(column) else column for name, column in data.items()}
+    for model, attrs in frame.props.items():
+        model.update(**attrs)
+
+
+def _is_image(column: Any) -> bool:
+    return isinstance(column, np.ndarray) and column.ndim == 2
+
+
+class FollowedRange:
+    """An axis range that shows all there is until the user picks a part, and again after a reset."""
+
+    def __init__(self, start: float, end: float) -> None:
+        self.model = Range1d(start=start, end=end, reset_start=start, reset_end=end)
+        self._all = (start, end)
+        self._picked: tuple[float, float] | None = None
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The ends of what the browser shows, as far as Python knows."""
+        return self._picked or self._all
+
+    def extend(self, start: float, end: float) -> dict[Model, dict[str, Any]]:
+        """Say what there is to show; gives the attributes to send."""
+        if (start, end) == self._all:
+            return {}
+        self._all = (start, end)
+        attrs: dict[str, Any] = {"reset_start": start, "reset_end": end}
+        return {self.model: attrs if self._picked else attrs | {"start": start, "end": end}}
+
+    def handle(self, event: FigureEvent) -> None:
+        """Take a change of the range by the user."""
+        if event.kind == "range" and event.model is self.model:
+            self._picked = None if (event.start, event.end) == self._all else (event.start, event.end)
+
+
+class Shared:
+    """The time axis, pointed and selected area, and chunk in focus of one set of views.
+
+    Args:
+        window_ops: show only so many last ops; all that is known without it.
+    """
+
+    def __init__(self, *, window_ops: int | None = None) -> None:
+        self.time = FollowedRange(0, LEAST_OPS)
+        self.window_ops = window_ops
+        self.pointed = ColumnDataSource({name: [] for name in MARK_COLUMNS}, name="pointed")
+        self.selected = ColumnDataSource({name: [] for name in MARK_COLUMNS}, name="selected")
+        self.focus = ColumnDataSource({"ordinal": []}, name="focus")
+        self.selection = Selection()
+        self._sent: object = None
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """First op and op behind the last that the time axis shows."""
+        start, end = self.time.shown
+        return max(int(np.floor(min(start, end))), 0), int(np.ceil(max(start, end)))
+
+    def select(self, selection: Selection) -> None:
+        """Select an area, a chunk, or nothing; the next frame shows it."""
+        self.selection = selection
+
+    def handle(self, event: FigureEvent) -> Selection | None:
+        """Take an event of the browser; nothing is selected by the time axis."""
+        self.time.handle(event)
+        return None
+
+    def update(self, columns: Columns) -> Frame:
+        """Show the newest ops, and the selection as it is now; to be called before the views are updated."""
+        first, end = default_window(columns.events, columns.snapshot)
+        if self.window_ops is not None:
+            first = max(first, end - self.window_ops)
+        room = max((end - first) // 50, 1)  # to see what happens at the end
+        return Frame(self._selection_sources(columns), self.time.extend(first, max(end + room, first + LEAST_OPS)))
+
+    def _selection_sources(self, columns: Columns) -> dict[ColumnDataSource, dict[str, Any]]:
+        row = self._selected_row(columns)
+        news = (self.selection, row)
+        if news == self._sent:
+            return {}
+        self._sent = news
+        chunk = self.selection.chunk
+        return {
+            self.selected: {
+                name: [] if row is None else [value]
+                for name, value in zip(MARK_COLUMNS, row or MARK_COLUMNS, strict=True)
+            },
+            self.focus: {"ordinal": [] if chunk is None else [chunk]},
+        }
+
+    def _selected_row(self, columns: Columns) -> tuple[int, ...] | None:
+        birth = self.selection.area
+        if birth is None:
+            return None
+        return _area_in_use(columns.snapshot, birth) or _freed_area(columns.events, birth)
+
+
+def _area_in_use(snap: Snapshot, birth: int) -> tuple[int, ...] | None:
+    row = snap.find(birth)
+    if row is None:
+        return None
+    areas = snap.areas
+    ordinal = int(snap.chunks.ordinal[areas.chunk[row]])
+    return birth, ordinal, int(areas.off_bytes[row]), int(areas.size_bytes[row]), STILL_IN_USE
+
+
+def _freed_area(events: Any, birth: int) -> tuple[int, ...] | None:
+    rows = np.flatnonzero((events.event == L.EVENT_FREE) & (events.birth == birth))
+    if not len(rows):
+        return None
+    row = rows[0]
+    return birth, int(events.chunk[row]), int(events.off[row]), int(events.size[row]), int(events.op[row])
+
+
+def on_hover(areas: ColumnDataSource, shared: Shared) -> CustomJS:
+    """Make the callback of a hover tool that points at an area in all views."""
+    return CustomJS(args={"areas": areas, "pointed": shared.pointed}, code=_POINT)
+
+
+def on_tap(areas: ColumnDataSource, rows: ColumnDataSource, shared: Shared) -> CustomJS:
+    """Make the callback of a tap on a figure that selects the area under it, and the chunk of its row."""
+    args = {"areas": areas, "rows": rows, "selected": shared.selected, "focus": shared.focus}
+    return CustomJS(args=args, code=_SELECT)
+
+
+_POINT = """
+const i = cb_data.index.indices.find((k) => areas.data.id[k] >= 0);
+const area = i === undefined ? -1 : areas.data.id[i];
+if ((pointed.data.area[0] ?? -1) === area) return;
+const row = (name) => i === undefined ? [] : [areas.data[name][i]];
+pointed.data = {area: row("id"), ordinal: row("ordinal"), off: row("off"), size: row("size"), death: row("death")};
+"""
+
+# of the areas under the pointer the last is on top
+_SELECT = """
+const {left, right, top, bottom, id} = areas.data;
+const {x, y} = cb_obj;
+let hit = -1;
+for (let k = 0; k < id.length; k++)
+  if (id[k] >= 0 && left[k] <= x && x <= right[k] && (top[k] - y) * (bottom[k] - y) <= 0) hit = k;
+const row = (name) => hit < 0 ? [] : [areas.data[name][hit]];
+selected.data = {area: row("id"), ordinal: row("ordinal"), off: row("off"), size: row("size"), death: row("death")};
+const ordinal = rows.data.ordinal[Math.floor(y)];
+focus.data = {ordinal: y < 0 || ordinal === undefined ? [] : [ordinal]};
+"""

@@ -1,0 +1,274 @@
+"""The event timeline: when each area lived, and what else happened.
+
+    failed      |          ×
+    chunk 1     |      +▆▆▆▆▆▆▆▆▆▆▆     time across in ops; in a chunk's band the offset in the unit goes up
+    first chunk | ▆▆▆▆░░░▆▆▆▆▆▆▆▆▆▆|    + chunk made, - chunk given back, × allocation failed, | now
+
+Lifetimes are drawn one by one up to BUDGET in sight; more of them are a picture, until the user zooms in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from bokeh.models import (
+    ColumnDataSource,
+    CustomJS,
+    CustomJSHover,
+    CustomJSTickFormatter,
+    FixedTicker,
+    HoverTool,
+    LinearColorMapper,
+)
+from bokeh.models.annotations import Label, Span
+
+from ..columns import RESERVED_ORDINAL, Columns, Ints
+from ..core import layout as L
+from ..raster import lifetime_image
+from ..session import Selection
+from ..spans import Lifetimes, lifetimes
+from . import _style
+from ._words import chunk_label, nothing_happened, timeline_status
+from .live import FigureEvent, Frame
+from .shared import STILL_IN_USE, FollowedRange, Shared, on_hover, on_tap
+
+BUDGET = 4000
+NR_BINS = 480
+NR_ROWS = 250
+MAX_LABELS = 16
+MAX_MARKS = 2000  # of a kind
+FAILED_LANE = 0.8  # bands high
+
+_AREAS = ("id", "ordinal", "off", "size", "death", "paint", "left", "right", "top", "bottom")
+_BOX = ("left", "right", "top", "bottom")
+_BANDS = ("ordinal", "name", "left", "right", "top", "bottom", "now", "unit")
+_MARKS = ("op", "y", "ordinal", "size", "reason")
+_SYMBOLS = {L.EVENT_FAIL: "x", L.EVENT_CREATE: "cross", L.EVENT_DESTROY: "dash"}
+
+
+class Timeline:
+    """The view of what happened over ops.
+
+    Args:
+        height: of the figure in pixels.
+    """
+
+    def __init__(self, *, height: int = 400) -> None:
+        self._height = height
+        self._y = FollowedRange(0, 1 + FAILED_LANE)
+        self._bands: list[int] = []
+
+    # --- building -----------------------------------------------------------------
+
+    def build(self, shared: Shared) -> _style.Plot:
+        """Make the figure, empty."""
+        self._shared = shared
+        self._areas = _source(*_AREAS)
+        self._band_rows = _source(*_BANDS)
+        self._image = _source("image", "x", "y", "dw", "dh")
+        self._marks = {event: _source(*_MARKS) for event in _SYMBOLS}
+        plot = _style.make_figure(
+            "Timeline: when each area lived, and where (upwards: its offset in the chunk's unit)",
+            height=self._height, x_range=shared.time.model, y_range=self._y.model,
+            x_label="ops done", y_label="",
+        )  # fmt: skip
+        self.figure = plot
+        self._status = _style.add_status(plot)
+        self._empty = Label(
+            x=0.5, y=0.9, text="Nothing has happened yet: run some ops", text_align="center", text_font_size="16px"
+        )
+        plot.add_layout(self._empty)
+        _style.show_ops(plot)
+        self._add_labels(plot, shared)
+        self._add_glyphs(plot)
+        self._add_outlines(plot, shared)
+        plot.add_tools(self._hover(shared), *self._mark_tips)
+        plot.js_on_event("tap", on_tap(self._areas, self._band_rows, shared))
+        return plot
+
+    def _add_labels(self, plot: _style.Plot, shared: Shared) -> None:
+        self._ticker = FixedTicker(ticks=[])
+        args = {"names": self._band_rows, "focus": shared.focus, "heading": "failed"}
+        plot.yaxis.ticker = self._ticker
+        plot.yaxis.formatter = CustomJSTickFormatter(args=args, code=_style.NAME)
+        _style.make_column(plot.yaxis[0])
+        shared.focus.js_on_change("data", CustomJS(args={"ticker": self._ticker}, code="ticker.change.emit()"))
+
+    def _add_glyphs(self, plot: _style.Plot) -> None:
+        plot.quad(*_BOX, source=self._band_rows, fill_color=_style.FREE, line_color=_style.NOTE, line_alpha=0.4)
+        codes = LinearColorMapper(palette=_style.lifetime_palette(), low=-0.5, high=255.5)
+        plot.image(
+            "image", x="x", y="y", dw="dw", dh="dh", source=self._image, color_mapper=codes, origin="bottom_left"
+        )
+        paint = LinearColorMapper(palette=[_style.FREED, _style.IN_USE, _style.IN_USE_ALTERNATE], low=-0.5, high=2.5)
+        self._quads = plot.quad(
+            *_BOX, source=self._areas, line_color=None, fill_color={"field": "paint", "transform": paint}
+        )
+        now = Span(location=0, dimension="height", line_color=_style.NOTE, line_width=2, line_dash="dotted")
+        plot.add_layout(now)
+        self._now = now
+        entries = [
+            ("in use now", _style.add_sample(plot, _style.IN_USE)),
+            ("freed since", _style.add_sample(plot, _style.FREED)),
+            ("free, chunk exists", _style.add_sample(plot, _style.FREE)),
+        ]
+        self._mark_tips = []
+        words = {
+            L.EVENT_FAIL: "× allocation failed",
+            L.EVENT_CREATE: "+ chunk made",
+            L.EVENT_DESTROY: "− chunk given back",
+        }
+        for event, marker in _SYMBOLS.items():
+            colour = _style.FAILURE if event == L.EVENT_FAIL else _style.CHUNK
+            glyph = plot.scatter(
+                "op", "y", source=self._marks[event], marker=marker, size=11, line_width=2.5, color=colour
+            )
+            entries.append((words[event], _style.add_sample(plot, colour)))
+            self._mark_tips.append(_mark_hover(glyph, event, words[event]))
+        _style.add_legend(plot, entries)
+
+    def _add_outlines(self, plot: _style.Plot, shared: Shared) -> None:
+        for marked, width in ((shared.pointed, 1.0), (shared.selected, 2.0)):
+            place = _source(*_BOX)
+            outline = {"source": place, "fill_color": None}
+            plot.quad(*_BOX, line_color="white", line_width=2 * width + 2, **outline)
+            plot.quad(*_BOX, line_color="black", line_width=width + 0.5, **outline)
+            callback = CustomJS(args={"marked": marked, "bands": self._band_rows, "place": place}, code=_OUTLINE)
+            marked.js_on_change("data", callback)
+            self._band_rows.js_on_change("data", callback)
+
+    def _hover(self, shared: Shared) -> HoverTool:
+        args = {"areas": self._areas, "bands": self._band_rows}
+        return HoverTool(
+            renderers=[self._quads],
+            tooltips=[("area", "@id{area}"), ("place", "offset @off{0,0} in chunk @ordinal"),
+                      ("size", "@size{0,0} bytes"),                       ("life", "@id{life}")],
+            formatters={"@id": CustomJSHover(args=args, code=_LIFE)},
+            callback=on_hover(self._areas, shared),
+        )  # fmt: skip
+
+    # --- events -------------------------------------------------------------------
+
+    def handle(self, event: FigureEvent) -> Selection | None:
+        """Take an event of the browser; gives what a tap has picked."""
+        self._y.handle(event)
+        if event.kind != "tap" or event.model not in (self.figure, self._areas):
+            return None
+        band = int(np.floor(event.y))
+        chunk = self._bands[band] if 0 <= band < len(self._bands) else None
+        return Selection(chunk, int(event.ids[-1]) if event.ids else None)
+
+    # --- updating -----------------------------------------------------------------
+
+    def update(self, columns: Columns) -> Frame:
+        """Draw what happened in the ops in sight."""
+        snap, window = columns.snapshot, self._shared.window
+        lives = lifetimes(columns.events, snap, window)
+        self._bands = lives.bands.tolist()
+        nr_bands = max(len(self._bands), 1)
+        lane_height = FAILED_LANE * max(nr_bands / 8, 1)
+        lane = nr_bands + lane_height / 2
+        props = self._y.extend(0, nr_bands + lane_height)
+        rows = self._rows_in_sight(lives)
+        is_picture = len(rows) > BUDGET
+        sources: dict[ColumnDataSource, Any] = {
+            self._areas: _area_columns(lives, rows[:0] if is_picture else rows),
+            self._band_rows: _band_columns(lives),
+            self._image: self._image_columns(lives, is_needed=is_picture),
+        }
+        for event, source in self._marks.items():
+            sources[source] = _mark_columns(lives, event, lane)
+        step = max(-(-nr_bands // MAX_LABELS), 1)
+        props[self._ticker] = {"ticks": [*(band + 0.5 for band in range(0, len(self._bands), step)), lane]}
+        props[self._now] = {"location": snap.op}
+        nothing = nothing_happened(lives, is_tracing=columns.is_tracing)
+        drawn = sum(len(sources[source]["op"]) for source in self._marks.values()) / max(len(lives.marks), 1)
+        status = timeline_status(lives, is_tracing=columns.is_tracing, is_picture=is_picture, marks_drawn=drawn or 1)
+        props[self._status] = {"text": status}
+        props[self._empty] = {"visible": bool(nothing), "text": nothing, "x": sum(window) / 2, "y": nr_bands / 2}
+        return Frame(sources, props)
+
+    def _rows_in_sight(self, lives: Lifetimes) -> Ints:
+        low, high = sorted(self._y.shown)
+        if low <= 0 and high >= len(lives.bands):
+            return np.arange(len(lives))
+        bottom = lives.band + lives.off_bytes / lives.unit.unit_size
+        return np.flatnonzero((bottom < high) & (bottom + lives.size_bytes / lives.unit.unit_size > low))
+
+    def _image_columns(self, lives: Lifetimes, *, is_needed: bool) -> dict[str, Any]:
+        if not is_needed:
+            return {name: [] for name in ("image", "x", "y", "dw", "dh")}
+        bottom, top = max(min(self._y.shown), 0), min(max(self._y.shown), len(lives.bands))
+        codes = lifetime_image(lives, NR_BINS, NR_ROWS, bottom, top)
+        start, end = lives.window
+        return {"image": codes, "x": [start], "y": [bottom], "dw": [end - start], "dh": [top - bottom]}
+
+
+def _source(*names: str) -> ColumnDataSource:
+    return ColumnDataSource({name: [] for name in names})
+
+
+def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
+    names = ("birth", "death", "is_live", "off_bytes", "size_bytes")
+    birth, death, is_live, off, size = (getattr(lives, name)[part] for name in names)
+    bottom = lives.band[part] + off / lives.unit.unit_size
+    top = bottom + size / lives.unit.unit_size
+    columns = (
+        birth, lives.ordinal[part], off, size, np.where(is_live, STILL_IN_USE, death),
+        np.where(is_live, 1 + (birth & 1), 0).astype(np.uint8), birth, death, top, bottom,
+    )  # fmt: skip
+    return dict(zip(_AREAS, columns, strict=True))
+
+
+def _band_columns(lives: Lifetimes) -> dict[str, Any]:
+    nr_bands = len(lives.bands)
+    low, high = _managed(lives)
+    row = np.arange(nr_bands)
+    now, unit = np.full(nr_bands, lives.now), np.full(nr_bands, lives.unit.unit_size)
+    names = [chunk_label(ordinal) for ordinal in lives.bands.tolist()]
+    columns = (lives.bands, names, lives.band_birth, lives.band_death, row + high, row + low, now, unit)
+    return dict(zip(_BANDS, columns, strict=True))
+
+
+def _managed(lives: Lifetimes) -> tuple[Ints, Ints]:
+    """The part of its unit that each chunk allocates from (spec 1.6), as shares."""
+    unit, is_first, is_reserved = lives.unit, lives.bands == 0, lives.bands == RESERVED_ORDINAL
+    limit = unit.static_size + unit.reserved_size
+    low = np.select([is_first, is_reserved], [limit, unit.static_size], 0)
+    high = np.select([is_first, is_reserved], [limit + unit.dyn_size, limit], unit.unit_size)
+    return low / unit.unit_size, high / unit.unit_size
+
+
+def _mark_columns(lives: Lifetimes, event: int, lane: float) -> dict[str, Ints]:
+    marks = lives.marks
+    rows = np.flatnonzero(marks.event == event)
+    rows = rows[:: max(-(-len(rows) // MAX_MARKS), 1)]
+    ordinal = marks.ordinal[rows]
+    y = np.full(len(rows), lane) if event == L.EVENT_FAIL else np.searchsorted(lives.bands, ordinal) + 0.5
+    columns = (marks.op[rows], y, ordinal, marks.size_bytes[rows], marks.reason[rows])
+    return dict(zip(_MARKS, columns, strict=True))
+
+
+def _mark_hover(glyph: Any, event: int, words: str) -> HoverTool:
+    code = CustomJSHover(args={"reasons": list(L.REASONS)}, code="return reasons[value] || 'not told'")
+    what = [("chunk", "@ordinal")] if event != L.EVENT_FAIL else [("size", "@size{0,0} bytes"), ("why", "@reason{why}")]
+    return HoverTool(renderers=[glyph], tooltips=[(words, "by op @op{0,0}"), *what], formatters={"@reason": code})
+
+
+_OUTLINE = """
+const area = marked.data, {ordinal, now, unit} = bands.data, k = Array.from(ordinal).indexOf(area.ordinal[0]);
+const shown = area.area.length > 0 && k >= 0;
+const at = (value) => shown ? [value()] : [];
+place.data = {
+  left: at(() => area.area[0]), right: at(() => area.death[0] < 0 ? now[k] : area.death[0]),
+  top: at(() => k + (area.off[0] + area.size[0]) / unit[k]), bottom: at(() => k + area.off[0] / unit[k]),
+};
+"""
+_LIFE = """
+const {id, death} = areas.data, i = special_vars.index;
+const n = (x) => x.toLocaleString("en");
+if (format === "area") return n(value);
+return death[i] < 0 ? `since op ${n(id[i])}, still in use`
+  : `op ${n(id[i])} to ${n(death[i])}: ${n(death[i] - id[i])} ops`;
+"""
