@@ -44,16 +44,15 @@ class Kernel:
     Args:
         name: as case.json has it.
         allocator: the allocator of that release, in words.
-        engine: makes the engine that decides as this kernel did, from a geometry and the options of Engine; None
-            while there is none.
+        engine: makes the engine that decides as this kernel did, from a geometry and the options of Engine.
     """
 
     name: str
     allocator: str
-    engine: Callable[..., Engine] | None
+    engine: Callable[..., Engine]
 
 
-def _areamap_engine(geometry: Geometry, **options: Any) -> Engine:
+def _engine(geometry: Geometry, **options: Any) -> Engine:
     from .engine import Engine
 
     return Engine(geometry, **options)
@@ -62,8 +61,8 @@ def _areamap_engine(geometry: Geometry, **options: Any) -> Engine:
 KERNELS: Mapping[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
-        Kernel("v4.13-areamap", "area map", _areamap_engine),
-        Kernel("v6.12-bitmap", "bitmap", None),
+        Kernel("v4.13-areamap", "area map", _engine),
+        Kernel("v6.12-bitmap", "bitmap", _engine),
     )
 }
 
@@ -175,12 +174,8 @@ def _field(document: Mapping[str, Any], name: str, kind: type, where: str, **def
 def _kernel(document: Mapping[str, Any], where: str) -> Kernel:
     name = _field(document, "kernel", str, where)
     kernel = KERNELS.get(name)
-    ready = ", ".join(kernel.name for kernel in KERNELS.values() if kernel.engine)
     if kernel is None:
         raise CaseError(f"unknown kernel {name[:80]!r}", where=where, remedy=f"a kernel is one of {', '.join(KERNELS)}")
-    if kernel.engine is None:
-        what = f"kernel {name} (the {kernel.allocator} allocator) is not supported yet"
-        raise CaseError(what, where=where, remedy=f"use a case of {ready}")
     return kernel
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from . import compiled
-from .core import areamap
 from .core import layout as L
 from .errors import DoubleFreeError, ForeignPointerError, KernelBugError, LabError, RequestError
 from .events import EventBatch
 from .geometry import Geometry
 from .interrupts import deferred_interrupt
+from .models import MODELS, model_named
+from .models import ChunkState as ChunkState
 from .ops import Ops
 
 _MASK64 = (1 << 64) - 1
@@ -63,32 +64,10 @@ class _PlainGuard(deferred_interrupt):
             self._lock.release()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChunkState:
-    """A chunk as it stood at one moment; sizes in bytes, `populated` as [start, end) runs of pages."""
-
-    handle: int
-    ordinal: int
-    slot: int
-    base_addr: int
-    nr_alloc: int
-    max_alloc_size: int
-    free_size: int
-    contig_hint: int
-    first_free: int
-    has_reserved: bool
-    immutable: bool
-    map_used: int
-    map_alloc: int
-    on_map_extend_list: bool
-    nr_populated: int
-    populated: tuple[tuple[int, int], ...]
-    map: np.ndarray
-
-
 def exercise(module: ModuleType) -> None:
     """Call every entry of a compiled engine once, on an allocator that is thrown away, so that numba compiles it."""
-    engine = Engine(Geometry.simple(), jit="off", ring_capacity=16)
+    kernel = next(name for name, model in MODELS.items() if module.__name__.endswith(f".{model.module_name}"))
+    engine = Engine(Geometry.simple(), kernel=kernel, jit="off", ring_capacity=16)
     engine._use(module)
     ptr = engine.alloc(16, 8, False, False)
     engine.free(ptr)
@@ -98,7 +77,7 @@ def exercise(module: ModuleType) -> None:
 
 
 class Engine:
-    """The area-map allocator of Linux v4.13 on arrays that plain and compiled functions share.
+    """A kernel's allocator on arrays that plain and compiled functions share.
 
     >>> engine = Engine(Geometry.simple(), jit="off")
     >>> ptr = engine.alloc(16, 8, False, False)
@@ -108,6 +87,7 @@ class Engine:
 
     Args:
         geometry: layout, addresses and backing.
+        kernel: whose decisions to make, one of models.MODELS; the geometry knows by default.
         stats: keep percpu_stats (CONFIG_PERCPU_STATS).
         ring_capacity: events the ring holds, rounded up to a power of two.
         history: sample the state of all chunks as ops go by.
@@ -116,20 +96,20 @@ class Engine:
 
     Raises:
         GeometryError: the kernel would refuse to boot with this geometry.
+        RequestError: there is no model of this kernel.
     """
 
-    kernel = "v4.13-areamap"
-
-    def __init__(self, geometry: Geometry, *, stats: bool = True, ring_capacity: int = 1 << 16, history: bool = True,
-                 auto_balance: bool = False, jit: str | None = None) -> None:
-        self.geometry = geometry
+    def __init__(self, geometry: Geometry, *, kernel: str | None = None, stats: bool = True,
+                 ring_capacity: int = 1 << 16, history: bool = True, auto_balance: bool = False, jit: str | None = None) -> None:
+        self.model = model_named(kernel or geometry.kernel.name)
+        self.geometry = geometry = replace(geometry, kernel=self.model.kernel)
         self.lock = threading.RLock()
         self.log: list[tuple[int, str]] = [(-1, line) for line in geometry.boot_log]
         self._make_arrays(geometry, stats, ring_capacity)
         self._history = np.zeros((L.NR_HIST_COLUMNS, _HISTORY_ROWS if history else 0), np.int64)
         self._stride = 1
         self.zero_area: Any = None  # called with (chunk ordinal, off, size) for memory somebody looks at
-        self._use(areamap)
+        self._use(self.model.plain)
         info = geometry.info
         with deferred_interrupt():
             self._functions.pcpu_setup_first_chunk(*self._arrays, info.static_size, info.reserved_size, info.dyn_size)
@@ -142,7 +122,7 @@ class Engine:
             self._g[L.NEXT_SAMPLE] = _NEVER
 
     def __repr__(self) -> str:
-        return f"<Engine {self.kernel}: {self.now:,} ops, {len(self.chunks())} chunks>"
+        return f"<Engine {self.model.name}: {self.now:,} ops, {len(self.chunks())} chunks>"
 
     # --- arrays ---------------------------------------------------------------
 
@@ -152,22 +132,19 @@ class Engine:
         g = self.g
         g[L.UNIT_SIZE] = info.unit_size
         g[L.UNIT_PAGES] = info.unit_pages
-        g[L.NR_SLOTS] = areamap.raw_slot(info.unit_size) + 2
         g[L.NR_CPUS] = info.nr_cpus
-        g[L.GROUP_PAGES] = info.groups[0].nr_units * info.unit_pages
         g[L.BACKING_KM] = geometry.backing == "km"
         g[L.AREA_BASE] = to_signed(addresses.area_base - info.groups[0].base_offset * (geometry.backing == "km") - addresses.first_chunk)
         g[L.AREA_STRIDE] = addresses.area_stride
         g[L.FIRST_BASE] = to_signed(addresses.first_chunk)
         g[L.PTR_BIAS] = to_signed(addresses.first_chunk) if info.up else 0
-        g[L.ROW_WORDS] = L.POPULATED + info.unit_pages
-        g[L.MAP_STRIDE] = info.unit_size // 2 + 8
+        self.model.set_sizes(g, info)
         g[L.BIRTH_STRIDE] = info.unit_size // 2
         g[L.RING_CAPACITY] = 1 << max(ring_capacity - 1, 1).bit_length()
         g[L.STATS_ON] = stats
         g[L.EVENT_MASK] = (1 << L.NR_EVENTS) - 1
         self.chunk = np.zeros(L.NR_LIST_HEADS * int(g[L.ROW_WORDS]), np.int64)
-        self.map = np.zeros(0, np.int32)
+        self.map = np.zeros(0, self.model.map_type)
         self.birth = np.zeros(0, np.int64)
         self.order = np.zeros(0, np.int64)
         self.ring = np.zeros(L.NR_RING_COLUMNS * int(g[L.RING_CAPACITY]), np.int64)
@@ -198,7 +175,7 @@ class Engine:
         arrays = (self.g, self.chunk, self.map, self.birth, self.ring, self.order)
         self._g = memoryview(self.g)
         self._functions = module
-        self._is_plain = module is areamap
+        self._is_plain = module is self.model.plain
         self._arrays: tuple[Any, ...] = tuple(memoryview(a) for a in arrays) if self._is_plain else arrays
         # no interrupt gets into a compiled call
         self._guard: AbstractContextManager[object] = _PlainGuard(self.lock) if self._is_plain else self.lock
@@ -207,7 +184,7 @@ class Engine:
     def _change_over(self) -> None:
         """Change to the compiled functions as soon as they are there."""
         if self._is_plain and self._policy != "off":
-            module = compiled.request("areamap", wait=self._policy == "wait")
+            module = compiled.request(self.model.module_name, wait=self._policy == "wait")
             if module is not None:
                 self._use(module)
 
@@ -322,7 +299,7 @@ class Engine:
             flags: FLAG_RESERVED | FLAG_ATOMIC.
         """
         if size > _NEVER or align > _NEVER:
-            size, align = to_signed(size + (size & 1)), to_signed(align)
+            size, align = to_signed(size + -size % self.model.granule), to_signed(align)
         g = self._g
         with self._guard:
             ptr = self._op_alloc(*self._arrays, size, align, flags)
@@ -447,16 +424,16 @@ class Engine:
         """List (handle, slot) of every chunk on a slot list, slot 0 up, head to tail."""
         return [(c, slot) for slot in range(int(self._g[L.NR_SLOTS])) for c in self._list(L.LIST_NEXT, slot)]
 
-    def chunks(self) -> list[ChunkState]:
+    def chunks(self) -> list[Any]:
         """Give every chunk but the reserved one, slot 0 up, head to tail."""
         with self.lock:
-            return [self._chunk_state(c, slot) for c, slot in self.handles()]
+            return [self.model.read_chunk(self, c, slot) for c, slot in self.handles()]
 
-    def reserved_chunk(self) -> ChunkState | None:
+    def reserved_chunk(self) -> Any:
         """Give the reserved chunk, if there is one."""
         with self.lock:
             c = int(self._g[L.RESERVED_CHUNK])
-            return self._chunk_state(c, -1) if c else None
+            return self.model.read_chunk(self, c, -1) if c else None
 
     def map_extend_chunks(self) -> list[int]:
         """List the ordinals of the chunks that wait for a longer map, in order; -1 is the reserved chunk."""
@@ -477,7 +454,8 @@ class Engine:
         """
         address = to_signed(ptr - self.scalar(L.PTR_BIAS))
         if 0 <= address < self.scalar(L.UNIT_SIZE):
-            return (-1 if address < self.scalar(L.RESERVED_LIMIT) else 0), address
+            ordinal = -1 if address < self.scalar(L.RESERVED_LIMIT) else 0
+            return ordinal, address - int(self.chunk[self.handle(ordinal) + L.BASE])
         number, off = divmod(address - self.scalar(L.AREA_BASE), self.scalar(L.AREA_STRIDE))
         if not 0 <= number < self.scalar(L.NR_ORDER) or off >= self.scalar(L.UNIT_SIZE):
             raise bad_free(L.STATUS_NO_CHUNK, ptr)
@@ -495,7 +473,7 @@ class Engine:
             return (int(self.birth[self.chunk[c + L.BIRTH] + (off >> 1)]) >> 16) if c and self._is_live(c, off) else -1
 
     def _is_live(self, c: int, off: int) -> bool:
-        return not off & 1 and bool(self.birth[self.chunk[c + L.BIRTH] + (off >> 1)])
+        return off >= 0 and not off & 1 and bool(self.birth[self.chunk[c + L.BIRTH] + (off >> 1)])
 
     def watch_memory(self, ordinal: int) -> None:
         """Report areas of a chunk to `zero_area` from now on (the first and the reserved chunk share their memory)."""
@@ -507,19 +485,6 @@ class Engine:
         """Give the base address of a chunk handle, unsigned."""
         return int(self._g[L.FIRST_BASE] + self.chunk[c + L.BASE]) & _MASK64
 
-    def _chunk_state(self, c: int, slot: int) -> ChunkState:
-        row = self.chunk[c : c + int(self._g[L.ROW_WORDS])].tolist()
-        entries = self.map[row[L.MAP] : row[L.MAP] + row[L.MAP_USED] + 1].copy()
-        entries.flags.writeable = False
-        return ChunkState(
-            handle=c, ordinal=row[L.ORDINAL], slot=slot, base_addr=self.base_addr(c),
-            nr_alloc=row[L.CHUNK_NR_ALLOC], max_alloc_size=row[L.CHUNK_MAX_ALLOC_SIZE], free_size=row[L.FREE_SIZE],
-            contig_hint=row[L.CONTIG_HINT], first_free=row[L.FIRST_FREE], has_reserved=bool(row[L.HAS_RESERVED]),
-            immutable=bool(row[L.IMMUTABLE]), map_used=row[L.MAP_USED], map_alloc=row[L.MAP_ALLOC],
-            on_map_extend_list=row[L.EXTEND_NEXT] != -1, nr_populated=row[L.NR_POPULATED],
-            populated=page_runs(row[L.POPULATED :]), map=entries,
-        )
-
     def events(self, since: int, limit: int | None = None) -> EventBatch:
         """Give the events numbered `since` and up that the ring still holds, at most `limit` of them."""
         with self.lock:
@@ -529,7 +494,10 @@ class Engine:
             places = np.arange(first, max(last, first)) & (capacity - 1)
             columns = self.ring.reshape(L.NR_RING_COLUMNS, capacity)[:, places]
         lost = max(first - max(since, self.scalar(L.RING_START)), 0)
-        return EventBatch(dict(zip(RING_NAMES, columns, strict=True)), first, lost, self.geometry.addresses, self.scalar(L.PTR_BIAS))
+        boot_bases = int(self.chunk[self.handle(0) + L.BASE]), int(self.chunk[self.handle(-1) + L.BASE])
+        nr_cpus = self.geometry.info.nr_cpus if self.model.has_call_site else 0
+        return EventBatch(dict(zip(RING_NAMES, columns, strict=True)), first, lost, self.geometry.addresses,
+                          self.scalar(L.PTR_BIAS), boot_bases=boot_bases, nr_cpus=nr_cpus)
 
 
 RING_NAMES = ("op", "event", "chunk", "off", "size", "align", "flags", "birth")
@@ -557,16 +525,6 @@ def bad_free(status: int, ptr: int, where: str = "") -> LabError:
                                remedy="free each pointer once; nothing was changed (a kernel would free the other's memory)")
     return DoubleFreeError("no live area begins here: freed before, or a pointer into the middle of one", where=where,
                            remedy="free each pointer once; nothing was changed (a kernel would BUG here)")
-
-
-def page_runs(words: list[int]) -> tuple[tuple[int, int], ...]:
-    """List the [start, end) runs of set words.
-
-    >>> page_runs([1, 1, 0, 1])
-    ((0, 2), (3, 4))
-    """
-    edges = np.flatnonzero(np.diff(np.array([0, *words, 0], np.int8))).tolist()
-    return tuple(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _extended(array: np.ndarray, length: int) -> np.ndarray:

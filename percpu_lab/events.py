@@ -187,17 +187,32 @@ class EventBatch(Events):
         columns, first_seq, lost: as for Events; the arrays are not copied and must not change afterwards.
         addresses: where the chunks lie.
         ptr_bias: what is added to an address relative to the first chunk to get a percpu pointer (spec 10).
+        boot_bases: where the first and the reserved chunk begin, relative to the first chunk's address: v6.12 gives
+            each its own base_addr.
+        nr_cpus: possible CPUs, for bytes_alloc; 0 for a kernel whose events lack the fields that came with v5.19.
     """
 
     addresses: Addresses
     ptr_bias: int
+    boot_bases: tuple[int, int]
+    nr_cpus: int
 
     def __init__(
-        self, columns: Mapping[str, np.ndarray], first_seq: int, lost: int, addresses: Addresses, ptr_bias: int = 0
+        self,
+        columns: Mapping[str, np.ndarray],
+        first_seq: int,
+        lost: int,
+        addresses: Addresses,
+        ptr_bias: int = 0,
+        *,
+        boot_bases: tuple[int, int] = (0, 0),
+        nr_cpus: int = 0,
     ) -> None:
         Events.__init__(self, columns, first_seq, lost)
         object.__setattr__(self, "addresses", addresses)
         object.__setattr__(self, "ptr_bias", ptr_bias)
+        object.__setattr__(self, "boot_bases", boot_bases)
+        object.__setattr__(self, "nr_cpus", nr_cpus)
 
     @property
     def base_addr(self) -> Uint64s:
@@ -207,10 +222,32 @@ class EventBatch(Events):
         stride = np.uint64(self.addresses.area_stride)
         base[created] = np.uint64(self.addresses.area_base) + (self.chunk[created] - 1).astype(np.uint64) * stride
         base[self.chunk == L.NO_CHUNK] = 0
+        if any(self.boot_bases):
+            used = self.event != L.EVENT_CREATE  # the create event at boot still shows the address of the unit
+            for ordinal, boot_base in zip((0, -1), self.boot_bases, strict=True):
+                base[used & (self.chunk == ordinal)] += np.uint64(boot_base)
         return base
+
+    @property
+    def call_site(self) -> np.ndarray:
+        """Who asked, as v5.19 and later print it: nobody is known here."""
+        return np.full(len(self), "0x0", object)
+
+    @property
+    def bytes_alloc(self) -> Int64s:
+        """Bytes a request took on all possible CPUs together."""
+        return self.size * self.nr_cpus
+
+    @property
+    def gfp_flags(self) -> np.ndarray:
+        """The flags of a request as text."""
+        return np.where(self.is_atomic, "GFP_ATOMIC", "GFP_KERNEL").astype(object)
 
     @property
     def ptr(self) -> Uint64s:
         """Percpu pointer of each allocation and free; 0 for other events."""
         bias = np.uint64((self.ptr_bias - self.addresses.first_chunk) & _MASK64)
         return np.where(self.event <= L.EVENT_FREE, self.base_addr + self.off.astype(np.uint64) + bias, np.uint64(0))
+
+    def _with_fields(self, point: Tracepoint, index: Int64s) -> Iterable[tuple[_Fields, Int64s]]:
+        return [(point.fields, index)] if self.nr_cpus else Events._with_fields(self, point, index)

@@ -19,10 +19,11 @@ import numpy as np
 
 from .cases import KERNELS, Case
 from .core import layout as L
+from .models import BITMAP, AnyChunkState, BitmapChunkState
 from .stats import read_stats
 
 if TYPE_CHECKING:
-    from .engine import ChunkState, Engine
+    from .engine import Engine
 
 #: events the ring of an engine keeps while a case is played
 RING_CAPACITY = 1 << 17
@@ -32,6 +33,8 @@ EVENTS_PER_OP = 3
 _FILES = ("trace.txt", "stats.txt", "state.jsonl", "printk.txt")
 #: the order in which a state names the fault counters
 _STATE_FAULTS = ("page", "vm", "mem", "ptmap")
+#: the lists behind those of the sizes, v6.12
+_EXTRA_SLOTS = ("sidelined", "free", "to_depopulate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,7 @@ def play(case: Case, out_dir: str | Path, *, jit: str | None = None) -> Played:
         KernelBugError: the case leads the kernel itself into a crash; the files tell of everything before that.
         OSError: a file cannot be written.
     """
-    make_engine = KERNELS[case.kernel].engine
-    assert make_engine is not None, f"a case of {case.kernel} cannot be loaded"
-    engine = make_engine(case.geometry, ring_capacity=RING_CAPACITY, history=False, jit=jit)
+    engine = KERNELS[case.kernel].engine(case.geometry, ring_capacity=RING_CAPACITY, history=False, jit=jit)
     with ExitStack() as stack:
         recorder = _Recorder(engine, Path(out_dir), stack)
         return Played(case.name, len(case.ops), _run(case, engine, recorder))
@@ -144,18 +145,25 @@ def state_document(engine: Engine, op: int) -> dict[str, Any]:
             "atomic_alloc_failed": engine.scalar(L.ATOMIC_ALLOC_FAILED),
             "nr_slots": engine.scalar(L.NR_SLOTS),
             "faults": {kind: _fault_counters(engine, L.FAULT_KINDS.index(kind)) for kind in _STATE_FAULTS},
-            "map_extend_chunks": engine.map_extend_chunks(),
+            **_globals_of_kernel(engine),
             "reserved_chunk": None if reserved is None else _chunk_document(reserved),
             "chunks": [_chunk_document(chunk) for chunk in engine.chunks()],
         }
+
+
+def _globals_of_kernel(engine: Engine) -> dict[str, Any]:
+    if engine.model is not BITMAP:
+        return {"map_extend_chunks": engine.map_extend_chunks()}
+    slots = {f"{name}_slot": engine.scalar(L.NR_SLOTS) - len(_EXTRA_SLOTS) + k for k, name in enumerate(_EXTRA_SLOTS)}
+    return slots | {"nr_populated": engine.scalar(L.NR_POPULATED_TOTAL)}
 
 
 def _fault_counters(engine: Engine, kind: int) -> list[int]:
     return [engine.scalar(L.FAULT_LEFT_MEM + kind), engine.scalar(L.FAULT_SKIP_MEM + kind)]
 
 
-def _chunk_document(chunk: ChunkState) -> dict[str, Any]:
-    return {
+def _chunk_document(chunk: AnyChunkState) -> dict[str, Any]:
+    common = {
         "ordinal": chunk.ordinal,
         "slot": chunk.slot,
         "base_addr": f"{chunk.base_addr:#x}",
@@ -163,6 +171,10 @@ def _chunk_document(chunk: ChunkState) -> dict[str, Any]:
         "max_alloc_size": chunk.max_alloc_size,
         "immutable": int(chunk.immutable),
         "nr_populated": chunk.nr_populated,
+    }
+    if isinstance(chunk, BitmapChunkState):
+        return common | _bitmap_document(chunk)
+    return common | {
         "free_size": chunk.free_size,
         "contig_hint": chunk.contig_hint,
         "first_free": chunk.first_free,
@@ -172,4 +184,20 @@ def _chunk_document(chunk: ChunkState) -> dict[str, Any]:
         "on_map_extend_list": int(chunk.on_map_extend_list),
         "populated": [list(run) for run in chunk.populated],
         "map": chunk.map.tolist(),
+    }
+
+
+def _bitmap_document(chunk: BitmapChunkState) -> dict[str, Any]:
+    return {
+        "free_bytes": chunk.free_bytes,
+        "isolated": int(chunk.isolated),
+        "start_offset": chunk.start_offset,
+        "end_offset": chunk.end_offset,
+        "nr_pages": chunk.nr_pages,
+        "nr_empty_pop_pages": chunk.nr_empty_pop_pages,
+        "populated": [list(run) for run in chunk.populated],
+        "chunk_md": chunk.chunk_md._asdict(),
+        "alloc_map": chunk.alloc_map.tolist(),
+        "bound_map": chunk.bound_map.tolist(),
+        "md_blocks": [list(block) for block in chunk.md_blocks],
     }

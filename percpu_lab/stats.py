@@ -26,13 +26,14 @@ import numpy as np
 
 from .core import layout as L
 from .errors import LabError, TraceFormatError
+from .models import BITMAP, AnyChunkState, BitmapChunkState
 
 if TYPE_CHECKING:
     import pandas
 
-    from .engine import ChunkState, Engine
+    from .engine import Engine
 
-ChunkKind = Literal["reserved", "first", "plain"]
+ChunkKind = Literal["reserved", "first", "to_depopulate", "sidelined", "plain"]
 _Values = TypeVar("_Values")
 
 
@@ -70,6 +71,13 @@ class GlobalStats:
     max_alloc_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class GlobalStatsV6(GlobalStats):
+    """The counters of v6.12: sizes are rounded to 4, and the pages that are populated and wholly free are counted."""
+
+    empty_pop_pages: int
+
+
 class MapStatistics(NamedTuple):
     """What chunk_map_stats reads off an area map, in bytes.
 
@@ -105,6 +113,37 @@ class ChunkStats:
     cur_med_alloc: int
     cur_max_alloc: int
 
+    @property
+    def free_bytes(self) -> int:
+        """Free space, under the name that later releases print."""
+        return self.free_size
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkStatsV6:
+    """One block of percpu_stats of v6.12: two counts, a position in bits of 4 bytes, then bytes.
+
+    The last 4 bytes of a chunk are not looked at (spec 8.3): an area that ends there is 4 bytes short.
+
+    Source: chunk_map_stats.
+
+    Args:
+        kind: which title the block bears: "reserved", "first", "to_depopulate", "sidelined" or "plain".
+    """
+
+    kind: ChunkKind
+    nr_alloc: int
+    max_alloc_size: int
+    empty_pop_pages: int
+    first_bit: int
+    free_bytes: int
+    contig_bytes: int
+    sum_frag: int
+    max_frag: int
+    cur_min_alloc: int
+    cur_med_alloc: int
+    cur_max_alloc: int
+
 
 @dataclass(frozen=True, slots=True)
 class StatsLayout:
@@ -120,7 +159,7 @@ class StatsLayout:
     chunk_line: str
     info: type[AllocInfoStats]
     global_: type[GlobalStats]
-    chunk: type[ChunkStats]
+    chunk: type[ChunkStats] | type[ChunkStatsV6]
 
 
 #: every layout that can be read and written, by the release that brought it
@@ -133,6 +172,14 @@ LAYOUTS: Mapping[str, StatsLayout] = {
         global_=GlobalStats,
         chunk=ChunkStats,
     ),
+    "v6.12": StatsLayout(
+        info_line="  %-20s: %12d",
+        global_line="  %-20s: %12d",
+        chunk_line="  %-20s: %12d",
+        info=AllocInfoStats,
+        global_=GlobalStatsV6,
+        chunk=ChunkStatsV6,
+    ),
 }
 
 _RULE = "-" * 40
@@ -140,6 +187,8 @@ _HEADINGS = ("Percpu Memory Statistics", "Allocation Info:", _RULE)
 _TITLES: Mapping[ChunkKind, str] = {
     "reserved": "Chunk: <- Reserved Chunk",
     "first": "Chunk: <- First Chunk",
+    "to_depopulate": "Chunk (to_depopulate)",
+    "sidelined": "Chunk (sidelined):",
     "plain": "Chunk:",
 }
 _KINDS = {title: kind for kind, title in _TITLES.items()}
@@ -172,11 +221,11 @@ class PercpuStats:
 
     alloc_info: AllocInfoStats
     global_stats: GlobalStats
-    chunks: tuple[ChunkStats, ...]
+    chunks: tuple[ChunkStats, ...] | tuple[ChunkStatsV6, ...]
     layout: str = "v4.13"
 
     def __repr__(self) -> str:
-        free_bytes = sum(chunk.free_size for chunk in self.chunks)
+        free_bytes = sum(chunk.free_bytes for chunk in self.chunks)
         live, nr_chunks = self.global_stats.nr_cur_alloc, len(self.chunks)
         return f"<PercpuStats: {live:,} live areas, {nr_chunks:,} chunks, {free_bytes:,} bytes free>"
 
@@ -271,8 +320,8 @@ class _Reader:
         self._expect("Per Chunk Stats:", _RULE)
         return PercpuStats(info, counters, tuple(self._chunks(form)), layout)
 
-    def _chunks(self, form: StatsLayout) -> list[ChunkStats]:
-        chunks: list[ChunkStats] = []
+    def _chunks(self, form: StatsLayout) -> list[Any]:
+        chunks: list[Any] = []
         while self._at < len(self._lines) - 1:
             kind = self._kind(chunks)
             chunks.append(self._values(form.chunk_line, form.chunk, kind))
@@ -281,7 +330,7 @@ class _Reader:
         self._expect("")
         return chunks
 
-    def _kind(self, before: list[ChunkStats]) -> ChunkKind:
+    def _kind(self, before: list[Any]) -> ChunkKind:
         title = self._line()
         if title not in _KINDS:
             self._fail(f"{title[:80]!r} found where the title of a chunk should be")
@@ -344,8 +393,14 @@ def map_statistics(map_entries: np.ndarray | Sequence[int], has_reserved: bool) 
     if not used.size:
         return MapStatistics(0, 0, 0, 0, 0)
     last = first + int(used[-1]) + 1
-    lengths = np.diff(entries & ~1)[first:last]
-    signed = np.sort(np.where(in_use[first:last], lengths, -lengths))
+    return _area_statistics(np.diff(entries & ~1)[first:last], in_use[first:last])
+
+
+def _area_statistics(lengths: np.ndarray, in_use: np.ndarray) -> MapStatistics:
+    """Work out the five figures from the areas up to the last one in use; nothing is 0."""
+    if not len(lengths):
+        return MapStatistics(0, 0, 0, 0, 0)
+    signed = np.sort(np.where(in_use, lengths, -lengths))
     nr_free = int(np.searchsorted(signed, 0))
     return MapStatistics(
         sum_frag=-int(signed[:nr_free].sum()),
@@ -354,6 +409,31 @@ def map_statistics(map_entries: np.ndarray | Sequence[int], has_reserved: bool) 
         cur_med_alloc=int(signed[(nr_free + len(signed) - 1) // 2]),
         cur_max_alloc=int(signed[-1]),
     )
+
+
+def bitmap_statistics(chunk: BitmapChunkState) -> MapStatistics:
+    """Work out fragmentation and the sizes of live areas from the two bitmaps of a chunk.
+
+    Source: chunk_map_stats of v6.12 (spec 8.3), which does not look at the last bit.
+    """
+    starts, ends = chunk.alloc_map.reshape(-1, 2).T
+    last_bit = chunk.chunk_md.nr_bits - chunk.end_offset // 4 - 1
+    is_set = (starts <= last_bit) & (last_bit < ends)
+    below = starts < last_bit
+    behind = last_bit + 1 if is_set.any() else 0
+    last = min(int(ends[below][-1]), last_bit) if below.any() else behind
+    first = chunk.start_offset // 4
+    if last <= first:
+        return MapStatistics(0, 0, 0, 0, 0)
+    cuts = np.unique(np.concatenate([[first, last], starts, ends, _inner_bounds(chunk.bound_map, starts, ends)]))
+    cuts = cuts[(cuts >= first) & (cuts <= last)]
+    in_use = np.searchsorted(starts, cuts[:-1], "right") > np.searchsorted(ends, cuts[:-1], "right")
+    return _area_statistics(np.diff(cuts) * 4, in_use)
+
+
+def _inner_bounds(bounds: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Those bits of bound_map that lie in space in use: in free space old ones may be left."""
+    return bounds[np.searchsorted(starts, bounds, "right") > np.searchsorted(ends, bounds, "right")]
 
 
 def read_stats(engine: Engine) -> PercpuStats:
@@ -376,9 +456,12 @@ def read_stats(engine: Engine) -> PercpuStats:
             what = "this allocator keeps no statistics (CONFIG_PERCPU_STATS=n)"
             raise LabError(what, where="percpu_stats", remedy="make one with stats=True")
         reserved = engine.reserved_chunk()
-        chunks = [] if reserved is None else [_chunk_stats(reserved, "reserved")]
-        chunks += [_chunk_stats(chunk, "plain" if chunk.ordinal else "first") for chunk in engine.chunks()]
-        return PercpuStats(_alloc_info(engine), _global_stats(engine), tuple(chunks))
+        chunks = [_chunk_stats(engine, chunk) for chunk in ([] if reserved is None else [reserved]) + engine.chunks()]
+        return PercpuStats(_alloc_info(engine), _global_stats(engine), tuple(chunks), _layout_of(engine))
+
+
+def _layout_of(engine: Engine) -> str:
+    return "v6.12" if engine.model is BITMAP else "v4.13"
 
 
 def _alloc_info(engine: Engine) -> AllocInfoStats:
@@ -387,10 +470,33 @@ def _alloc_info(engine: Engine) -> AllocInfoStats:
 
 
 def _global_stats(engine: Engine) -> GlobalStats:
-    return GlobalStats(*(engine.scalar(getattr(L, field.name.upper())) for field in fields(GlobalStats)))
+    kind = LAYOUTS[_layout_of(engine)].global_
+    names = (f"nr_{field.name}" if field.name == "empty_pop_pages" else field.name for field in fields(kind))
+    return kind(*(engine.scalar(getattr(L, name.upper())) for name in names))
 
 
-def _chunk_stats(chunk: ChunkState, kind: ChunkKind) -> ChunkStats:
+def _chunk_kind(engine: Engine, chunk: AnyChunkState) -> ChunkKind:
+    if chunk.ordinal <= 0:
+        return "first" if chunk.ordinal == 0 else "reserved"
+    if engine.model is BITMAP:
+        behind = engine.scalar(L.NR_SLOTS) - chunk.slot
+        return "to_depopulate" if behind == 1 else "sidelined" if behind == 3 else "plain"
+    return "plain"
+
+
+def _chunk_stats(engine: Engine, chunk: AnyChunkState) -> Any:
+    kind = _chunk_kind(engine, chunk)
+    if isinstance(chunk, BitmapChunkState):
+        return ChunkStatsV6(
+            kind,
+            chunk.nr_alloc,
+            chunk.max_alloc_size,
+            chunk.nr_empty_pop_pages,
+            chunk.chunk_md.first_free,
+            chunk.free_bytes,
+            chunk.contig_bytes,
+            *bitmap_statistics(chunk),
+        )
     return ChunkStats(
         kind,
         chunk.nr_alloc,

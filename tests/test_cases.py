@@ -186,13 +186,6 @@ def test_an_unknown_kernel_lists_the_known_ones(folder: Path) -> None:
     assert all(name in error.remedy for name in KERNELS)
 
 
-def test_a_kernel_to_come_is_not_called_unknown(folder: Path) -> None:
-    rewrite(folder, kernel="v6.12-bitmap")
-    error = failure(folder)
-    assert "not supported yet" in error.what
-    assert "v4.13-areamap" in error.remedy
-
-
 @pytest.mark.parametrize("key", ["kernel", *NUMBERS, "backend", "possible_cpus", "setup", "alloc_info", "addresses"])
 def test_a_missing_key_is_named(folder: Path, key: str) -> None:
     loaded = document(folder)

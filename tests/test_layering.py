@@ -26,6 +26,7 @@ LAYERS = (
     ("tracepoints",),
     ("events",),
     ("tracefilter",),
+    ("models",),
     ("engine",),
     ("trace", "recorded", "stats", "workloads", "validate"),
     ("pointers", "memory", "allocator"),
