@@ -30,7 +30,7 @@ LAYERS = (
     ("engine",),
     ("trace", "recorded", "stats", "workloads", "validate"),
     ("pointers", "memory", "allocator"),
-    ("cases", "play", "player"),
+    ("cases", "play", "player", "lessons"),
     ("columns",),
     ("spans", "raster", "recorded_run"),
     ("runs",),
