@@ -73,6 +73,15 @@ class Lifetimes(Frozen):
         """The ordinal of each area's chunk."""
         return np.asarray(self.bands[self.band])
 
+    @property
+    def managed(self) -> tuple[Ints, Ints]:
+        """Where the part of its unit begins and ends that each chunk allocates from (spec 1.6), as shares."""
+        unit, is_first, is_reserved = self.unit, self.bands == 0, self.bands == RESERVED_ORDINAL
+        limit = unit.static_size + unit.reserved_size
+        low = np.select([is_first, is_reserved], [limit, unit.static_size], 0)
+        high = np.select([is_first, is_reserved], [limit + unit.dyn_size, limit], unit.unit_size)
+        return low / unit.unit_size, high / unit.unit_size
+
 
 def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = None) -> Lifetimes:
     """Join areas freed (from events) and areas in use (from a snapshot) into lifetimes.
@@ -200,6 +209,22 @@ def fragmentation_series(history: Mapping[str, Ints], ordinal: int | None = None
         reduced("max_frag", np.maximum),
         external_fragmentation(free, largest),
     )
+
+
+def with_now(history: Mapping[str, Ints], snap: Snapshot) -> dict[str, Ints]:
+    """Give the history with a snapshot as its last sample.
+
+    >>> from percpu_lab.columns import take
+    >>> from percpu_lab.engine import Engine
+    >>> from percpu_lab.geometry import Geometry
+    >>> columns = take(Engine(Geometry.simple(), jit="off"))
+    >>> with_now(columns.history, columns.snapshot)["op"].tolist()
+    [0]
+    """
+    names = ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag")
+    past = history["op"] < snap.op
+    now = {"op": np.full(len(snap.chunks), snap.op)} | {name: getattr(snap.chunks, name) for name in names}
+    return {name: np.concatenate([history[name][past], now[name]]) for name in now}
 
 
 def external_fragmentation(free_bytes: Ints, largest_free_bytes: Ints) -> npt.NDArray[np.float64]:

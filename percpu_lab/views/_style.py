@@ -53,6 +53,15 @@ AREA_COLOURS = (FREE, HOLE, IN_USE, STATIC, RESERVED, OUTSIDE)  # by kind in col
 AREA_WORDS = ("free", "hole", "in use", "static", "reserved", "outside")
 PAINT_ALTERNATE = columns.NR_KINDS  # the second shade of areas in use, that tells neighbours apart
 
+# of the fragmentation view: column of spans.Series, words, colour, dash
+LINES = (
+    ("free_bytes", "free: all free areas together", FREE_LINE, "solid"),
+    ("largest_free_bytes", "largest free area", FREE_LINE, "dashed"),
+    ("sum_frag", "sum_frag: all holes together", HOLE, "solid"),
+    ("max_frag", "max_frag: largest hole", HOLE, "dashed"),
+)
+
+
 # Text and lines take the colours of the page; the second value is for pages that name none.
 _CSS = """
 :host {

@@ -100,6 +100,7 @@ class AreaMap:
             "Area map: every chunk's unit, byte by byte (all CPUs' units look alike)", height=self._height,
             x_range=self._x.model, y_range=self._y.model, x_label="offset in the unit (KiB)", y_label="",
         )  # fmt: skip
+        plot.tags = shared.models
         self.figure = plot
         self._status = _style.add_status(plot)
         self._empty = Label(x=32, y=LEAST_ROWS / 2, text=NO_CHUNK_YET, text_align="center", text_font_size="16px")

@@ -15,9 +15,9 @@ from bokeh.layouts import column
 from bokeh.models import Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool
 from bokeh.models.annotations import BoxAnnotation, Label
 
-from ..columns import Columns, Ints
+from ..columns import Columns
 from ..session import Selection
-from ..spans import Series, fragmentation_series
+from ..spans import Series, fragmentation_series, with_now
 from ..units import KIB
 from . import _style
 from ._words import NO_HISTORY_YET, fragmentation_status
@@ -25,13 +25,7 @@ from .live import FigureEvent, Frame
 from .shared import FollowedRange, Shared
 
 MAX_POINTS = 2000
-_COLUMNS = ("op", "free", "largest", "sum_frag", "max_frag", "external")
-LINES = (
-    ("free", "free: all free areas together", _style.FREE_LINE, "solid"),
-    ("largest", "largest free area", _style.FREE_LINE, "dashed"),
-    ("sum_frag", "sum_frag: all holes together", _style.HOLE, "solid"),
-    ("max_frag", "max_frag: largest hole", _style.HOLE, "dashed"),
-)
+_COLUMNS = ("op", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "external")
 
 
 class Fragmentation:
@@ -60,6 +54,7 @@ class Fragmentation:
             height=self._height * 44 // 100,
             x_range=shared.time.model, y_range=self._percent.model, x_label="ops done", y_label="%",
         )  # fmt: skip
+        upper.tags = shared.models
         self._status = _style.add_status(upper)
         self._empty = Label(x=0.5, y=0.5, text=NO_HISTORY_YET, text_align="center", text_font_size="16px")
         upper.add_layout(self._empty)
@@ -71,7 +66,7 @@ class Fragmentation:
 
     def _add_lines(self, upper: _style.Plot, lower: _style.Plot) -> None:
         entries = []
-        for name, words, colour, dash in LINES:
+        for name, words, colour, dash in _style.LINES:
             line = {"mode": "after", "line_color": colour, "line_dash": dash}
             upper.step("op", name, source=self._total, line_width=2.4, **line)
             upper.step("op", name, source=self._chosen, line_width=1, **line)
@@ -81,10 +76,10 @@ class Fragmentation:
         lower.step("op", "external", source=self._chosen, line_width=1, **share)
         lower.yaxis.ticker = FixedTicker(ticks=[0, 25, 50, 75, 100])
         _style.add_legend(upper, entries)
-        points = upper.scatter("op", "free", source=self._total, size=5, fill_alpha=0, line_alpha=0)
+        points = upper.scatter("op", "free_bytes", source=self._total, size=5, fill_alpha=0, line_alpha=0)
         tips = [
             ("op", "@op{0,0}"),
-            *((name, f"@{name}{{0,0.0}} KiB") for name in _COLUMNS[1:5]),
+            *((words, f"@{name}{{0,0.0}} KiB") for name, words, _, _ in _style.LINES),
             ("external", "@external{0.0} %"),
         ]
         upper.add_tools(HoverTool(renderers=[points], tooltips=tips, mode="vline"))
@@ -108,25 +103,19 @@ class Fragmentation:
     def update(self, columns: Columns) -> Frame:
         """Draw the history up to now, as much of it as is in sight."""
         ordinal = self._shared.selection.chunk
-        history = with_now(columns)
+        history = with_now(columns.history, columns.snapshot)
         window = self._shared.window
         total = _thinned(fragmentation_series(history), window)
         chosen = _thinned(fragmentation_series(history, ordinal), window) if ordinal is not None else None
         data = _line_columns(total)
-        most = max((float(part[name].max(initial=0)) for part in (data,) for name in ("free", "largest")), default=0)
+        most = max(
+            (float(part[name].max(initial=0)) for part in (data,) for name in ("free_bytes", "largest_free_bytes")),
+            default=0,
+        )
         props = self._bytes.extend(0, max(most * 1.08, 1))
         props[self._status] = {"text": fragmentation_status(total, ordinal)}
         props[self._empty] = {"visible": len(total) == 0, "x": sum(window) / 2}
         return Frame({self._total: data, self._chosen: _line_columns(chosen) if chosen else _no_line()}, props)
-
-
-def with_now(columns: Columns) -> dict[str, Ints]:
-    """The history with the snapshot as its last sample."""
-    snap, history = columns.snapshot, columns.history
-    names = ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag")
-    past = history["op"] < snap.op
-    now = {"op": np.full(len(snap.chunks), snap.op)} | {name: getattr(snap.chunks, name) for name in names}
-    return {name: np.concatenate([history[name][past], now[name]]) for name in now}
 
 
 def _thinned(series: Series, window: tuple[int, int]) -> Series:

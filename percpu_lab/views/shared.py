@@ -93,6 +93,11 @@ class Shared:
         self._sent: object = None
 
     @property
+    def models(self) -> list[Model]:
+        """What every view carries, whichever views are shown."""
+        return [self.time.model, self.pointed, self.selected, self.focus]
+
+    @property
     def window(self) -> tuple[int, int]:
         """First op and op behind the last that the time axis shows."""
         start, end = self.time.shown

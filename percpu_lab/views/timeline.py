@@ -23,7 +23,7 @@ from bokeh.models import (
 )
 from bokeh.models.annotations import Label, Span
 
-from ..columns import RESERVED_ORDINAL, Columns, Ints
+from ..columns import Columns, Ints
 from ..core import layout as L
 from ..raster import lifetime_image
 from ..session import Selection
@@ -73,6 +73,7 @@ class Timeline:
             height=self._height, x_range=shared.time.model, y_range=self._y.model,
             x_label="ops done", y_label="",
         )  # fmt: skip
+        plot.tags = shared.models
         self.figure = plot
         self._status = _style.add_status(plot)
         self._empty = Label(
@@ -223,21 +224,12 @@ def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
 
 def _band_columns(lives: Lifetimes) -> dict[str, Any]:
     nr_bands = len(lives.bands)
-    low, high = _managed(lives)
+    low, high = lives.managed
     row = np.arange(nr_bands)
     now, unit = np.full(nr_bands, lives.now), np.full(nr_bands, lives.unit.unit_size)
     names = [chunk_label(ordinal) for ordinal in lives.bands.tolist()]
     columns = (lives.bands, names, lives.band_birth, lives.band_death, row + high, row + low, now, unit)
     return dict(zip(_BANDS, columns, strict=True))
-
-
-def _managed(lives: Lifetimes) -> tuple[Ints, Ints]:
-    """The part of its unit that each chunk allocates from (spec 1.6), as shares."""
-    unit, is_first, is_reserved = lives.unit, lives.bands == 0, lives.bands == RESERVED_ORDINAL
-    limit = unit.static_size + unit.reserved_size
-    low = np.select([is_first, is_reserved], [limit, unit.static_size], 0)
-    high = np.select([is_first, is_reserved], [limit + unit.dyn_size, limit], unit.unit_size)
-    return low / unit.unit_size, high / unit.unit_size
 
 
 def _mark_columns(lives: Lifetimes, event: int, lane: float) -> dict[str, Ints]:

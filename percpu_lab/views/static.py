@@ -1,0 +1,358 @@
+"""Pictures that stay: the views from the same columns, drawn by matplotlib, for saved notebooks and for files.
+
+picture(take(engine))                                all three, one above the other
+picture(take(run), ["timeline"], theme="dark")       one of them, on a dark page
+picture(take(engine)).save("now.svg")
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..columns import IN_USE, NR_KINDS, Columns, Snapshot, unpopulated
+from ..core import layout as L
+from ..errors import RequestError
+from ..raster import lifetime_image, unit_image
+from ..spans import Lifetimes, Series, default_window, fragmentation_series, lifetimes, with_now
+from ..units import KIB, PAGE_SIZE, format_bytes
+from . import _style, _words
+
+Theme = Literal["light", "dark"]
+_TEXT = {"light": "#303030", "dark": "#e4e4e4"}
+_PAGE = {"light": "#ffffff", "dark": "#111111"}
+_DPI = 100
+_WIDTH_INCHES = 11.0
+_BUDGET = 4000  # areas drawn one by one
+_MAX_LABELS = 14
+_NR_BINS, _NR_ROWS = 1200, 300
+_HALF = 0.4
+_LANE = 0.8
+_MARKS = {
+    L.EVENT_FAIL: ("x", _style.FAILURE, "allocation failed"),
+    L.EVENT_CREATE: ("+", _style.CHUNK, "chunk made"),
+    L.EVENT_DESTROY: ("_", _style.CHUNK, "chunk given back"),
+}
+_FILES = (".png", ".svg", ".pdf")
+
+
+class Picture:
+    """A picture of some views; its PNG is what a saved notebook keeps.
+
+    Args:
+        figure: a matplotlib Figure.
+        title: what it shows.
+    """
+
+    def __init__(self, figure: Any, title: str) -> None:
+        self.figure = figure
+        self._title = title
+        self._png: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Picture: {self._title}>"
+
+    def _repr_png_(self) -> bytes:
+        if self._png is None:
+            file = io.BytesIO()
+            self._write(file, "png")
+            self._png = file.getvalue()
+        return self._png
+
+    def _repr_mimebundle_(self, **_options: Any) -> dict[str, Any]:
+        return {"image/png": self._repr_png_(), "text/plain": repr(self)}
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture to a file; its ending says how.
+
+        Raises:
+            RequestError: an ending other than .png, .svg or .pdf.
+        """
+        ending = Path(path).suffix.lower()
+        if ending not in _FILES:
+            raise RequestError(
+                f"no picture is written as {ending!r}", where="path", remedy=f"end it with {', '.join(_FILES)}"
+            )
+        self._write(path, ending[1:])
+
+    def _write(self, file: Any, kind: str) -> None:
+        self.figure.savefig(file, format=kind, dpi=_DPI)
+
+
+def picture(
+    columns: Columns,
+    views: Sequence[str] = ("area_map", "fragmentation", "timeline"),
+    *,
+    chunk: int | None = None,
+    theme: Theme = "light",
+) -> Picture:
+    """Draw views of columns, one above the other.
+
+    >>> from percpu_lab.columns import take
+    >>> from percpu_lab.engine import Engine
+    >>> from percpu_lab.geometry import Geometry
+    >>> picture(take(Engine(Geometry.simple(), jit="off")), ["area_map"])
+    <Picture: area_map at op 0>
+
+    Args:
+        columns: from columns.take().
+        views: names out of VIEWS.
+        chunk: ordinal of a chunk that gets lines of its own in the fragmentation view.
+        theme: "light" or "dark".
+
+    Raises:
+        RequestError: no such view or theme.
+    """
+    from matplotlib.figure import Figure
+
+    unknown = [name for name in views if name not in VIEWS]
+    if unknown or not views or theme not in _PAGE:
+        remedy = f"choose views from {', '.join(VIEWS)}, theme from {', '.join(_PAGE)}"
+        raise RequestError(f"cannot draw {unknown or views!r}, theme {theme!r}", where="picture", remedy=remedy)
+    heights = [VIEWS[name][1] for name in views]
+    figure = Figure(figsize=(_WIDTH_INCHES, sum(heights)), facecolor=_PAGE[theme], layout="constrained")
+    parts: Any = figure.subfigures(len(views), 1, height_ratios=heights, squeeze=False)
+    for part, name in zip(parts[:, 0], views, strict=True):
+        part.set_facecolor(_PAGE[theme])
+        VIEWS[name][0](part, columns, chunk)
+        for axes in part.axes:
+            _finish(axes, _TEXT[theme])
+    return Picture(figure, f"{', '.join(views)} at op {columns.snapshot.op:,}")
+
+
+def _finish(axes: Any, text: str) -> None:
+    """Give axes the colours of the page."""
+    axes.set_facecolor("none")
+    axes.tick_params(colors=text, labelsize=8)
+    for item in (
+        *filter(lambda child: hasattr(child, "get_text"), axes.get_children()),
+        axes.xaxis.label,
+        axes.yaxis.label,
+    ):
+        item.set_color(text)
+    for spine in axes.spines.values():
+        spine.set_color(_style.NOTE)
+    legend = axes.get_legend()
+    for words in legend.get_texts() if legend else ():
+        words.set_color(text)
+
+
+def _heading(axes: Any, title: str, status: str) -> None:
+    # a dollar sign would begin a formula
+    axes.set_title(f"{title}\n{status}".replace("$", r"\$"), loc="left", fontsize=9)
+
+
+def _legend(axes: Any, handles: Sequence[Any], ncols: int, below: float) -> None:
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0, below), ncols=ncols, fontsize=8, frameon=False,
+        borderaxespad=0, handlelength=1.6, columnspacing=1.4,
+    )  # fmt: skip
+
+
+def _patch(colour: str, words: str, **more: Any) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, label=words, **more)
+
+
+def _boxes(axes: Any, left: Any, bottom: Any, right: Any, top: Any, colours: Any, **more: Any) -> None:
+    from matplotlib.collections import PolyCollection
+
+    corners: Any = np.stack([left, bottom, right, bottom, right, top, left, top], axis=-1).reshape(-1, 4, 2)
+    axes.add_collection(PolyCollection(corners, facecolors=colours, **more), autolim=False)
+
+
+def _rgba(palette: Sequence[str], codes: Any) -> Any:
+    """Colours of codes; one code gives one row of four values between 0 and 1."""
+    table = np.array([list(bytes.fromhex(colour[1:])) for colour in palette]) / 255
+    return table[codes]
+
+
+# --- area map -------------------------------------------------------------------------
+
+
+def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
+    snap, axes = columns.snapshot, part.subplots()
+    nr_rows, nr_areas = len(snap.chunks), len(snap.areas)
+    axes.set(xlim=(0, snap.unit.unit_size / KIB), ylim=(max(nr_rows, 4), 0), xlabel="offset in the unit (KiB)")
+    axes.xaxis.set_major_locator(_power_of_two_ticks(snap.unit.unit_size))
+    if nr_areas > _BUDGET:
+        codes = unit_image(snap, _NR_BINS, 0, snap.unit.unit_size)
+        extent = (0, snap.unit.unit_size / KIB, nr_rows, 0)
+        axes.imshow(_rgba(_style.unit_palette(), codes), extent=extent, aspect="auto", interpolation="nearest")
+    else:
+        _draw_areas(axes, snap)
+    gaps = unpopulated(snap)
+    page, top = PAGE_SIZE / KIB, gaps.chunk + 0.5 - _HALF
+    no_page = {"hatch": "////", "edgecolor": _style.NO_PAGE, "linewidth": 0}
+    _boxes(axes, gaps.first_page * page, top, gaps.end_page * page, top + 2 * _HALF, _style.NO_PAGE_FILL, **no_page)
+    _label_chunks(axes, snap)
+    _heading(
+        axes,
+        "Area map: every chunk's unit, byte by byte (all CPUs' units look alike)",
+        _words.area_map_status(snap, nr_areas, nr_areas),
+    )
+    if not nr_rows:
+        axes.text(0.5, 0.5, _words.NO_CHUNK_YET, transform=axes.transAxes, ha="center")
+    words = (
+        "free",
+        "hole: free before the last area",
+        "in use",
+        "static: the kernel's own",
+        "reserved: for modules",
+        "not managed",
+    )
+    patches = [_patch(colour, name) for colour, name in zip(_style.AREA_COLOURS, words, strict=True)]
+    patches.insert(
+        2, _patch(_style.NO_PAGE_FILL, "free, no page behind it yet", hatch="////", edgecolor=_style.NO_PAGE)
+    )
+    _legend(axes, patches, 4, -0.2)
+
+
+def _draw_areas(axes: Any, snap: Snapshot) -> None:
+    areas = snap.areas
+    paint = np.where((areas.kind == IN_USE) & (areas.birth & 1 == 1), NR_KINDS, areas.kind)
+    top, off = areas.chunk + 0.5 - _HALF, areas.off_bytes / KIB
+    right = off + areas.size_bytes / KIB
+    _boxes(axes, off, top, right, top + 2 * _HALF, _rgba(_style.area_palette(), paint), linewidth=0)
+
+
+def _power_of_two_ticks(unit_size: int) -> Any:
+    from matplotlib.ticker import MultipleLocator
+
+    return MultipleLocator(max(2 ** ((unit_size // KIB).bit_length() - 4), 1))
+
+
+def _label_chunks(axes: Any, snap: Snapshot) -> None:
+    chunks = snap.chunks
+    rows = range(0, len(chunks), max(-(-len(chunks) // _MAX_LABELS), 1))
+    axes.set_yticks([row + 0.5 for row in rows], [_words.chunk_label(int(chunks.ordinal[row])) for row in rows])
+    places = (1.01, 1.05, 1.12)
+    text = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "va": "center"}
+    for place, heading in zip(places, ("slot", "free", "contig_hint: largest free"), strict=True):
+        axes.text(place, 1.03, heading, transform=axes.transAxes, fontsize=8)
+    for row in rows:
+        hint = _words.hint_text(int(chunks.contig_hint[row]), int(chunks.largest_free_bytes[row])).replace("⚠", "!")
+        words = (_words.slot_text(int(chunks.slot[row])), format_bytes(int(chunks.free_bytes[row])), hint)
+        for place, word in zip(places, words, strict=True):
+            axes.text(place, row + 0.5, word, **text)
+
+
+# --- fragmentation ----------------------------------------------------------------------
+
+
+def _fragmentation(part: Any, columns: Columns, chunk: int | None) -> None:
+    upper, lower = part.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    history = with_now(columns.history, columns.snapshot)
+    total = fragmentation_series(history)
+    chosen = fragmentation_series(history, chunk) if chunk is not None else None
+    lines = []
+    for name, words, colour, dash in _style.LINES:
+        line = {"color": colour, "linestyle": dash}
+        lines += upper.step(total.op, getattr(total, name) / KIB, where="post", label=words, linewidth=1.8, **line)
+        if chosen is not None:
+            upper.step(chosen.op, getattr(chosen, name) / KIB, where="post", linewidth=0.8, **line)
+    _draw_share(lower, total, 1.8)
+    if chosen is not None:
+        _draw_share(lower, chosen, 0.8)
+    upper.set(ylabel="KiB", ylim=(0, None))
+    lower.set(ylabel="%", ylim=(0, 100), xlabel="ops done", xlim=_window(columns))
+    lower.xaxis.set_major_formatter("{x:,.0f}")
+    _heading(upper, "Fragmentation: free bytes over time, per CPU", _words.fragmentation_status(total, chunk))
+    _heading(lower, "External fragmentation: share of the free bytes outside the largest free area", "")
+    if not len(total):
+        upper.text(0.5, 0.5, _words.NO_HISTORY_YET, transform=upper.transAxes, ha="center")
+    _legend(upper, lines, 4, -0.06)
+
+
+def _draw_share(axes: Any, series: Series, width: float) -> None:
+    axes.step(series.op, series.external * 100, where="post", color=_style.FRAGMENTED, linewidth=width)
+
+
+# --- timeline ---------------------------------------------------------------------------
+
+
+def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
+    axes = part.subplots()
+    lives = lifetimes(columns.events, columns.snapshot, _window(columns))
+    nr_bands = max(len(lives.bands), 1)
+    lane = nr_bands + _LANE * max(nr_bands / 8, 1) / 2
+    axes.set(xlim=lives.window, ylim=(0, 2 * lane - nr_bands), xlabel="ops done")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    low, high = lives.managed
+    row = np.arange(len(lives.bands))
+    _boxes(
+        axes,
+        lives.band_birth,
+        row + low,
+        lives.band_death,
+        row + high,
+        _style.FREE,
+        edgecolor=_style.NOTE,
+        linewidth=0.5,
+    )
+    is_picture = len(lives) > _BUDGET
+    (_draw_lifetime_image if is_picture else _draw_lifetimes)(axes, lives)
+    _draw_marks(axes, lives, lane)
+    axes.axvline(lives.now, color=_style.NOTE, linestyle="dotted")
+    shown = range(0, len(lives.bands), max(-(-nr_bands // _MAX_LABELS), 1))
+    labels = [_words.chunk_label(int(lives.bands[band])) for band in shown]
+    axes.set_yticks([*(band + 0.5 for band in shown), lane], [*labels, "failed"])
+    status = _words.timeline_status(lives, is_tracing=columns.is_tracing, is_picture=False)
+    _heading(axes, "Timeline: when each area lived, and where (upwards: its offset in the chunk's unit)", status)
+    axes.text(
+        0.5, 0.5, _words.nothing_happened(lives, is_tracing=columns.is_tracing), transform=axes.transAxes, ha="center"
+    )
+    colours = {_style.IN_USE: "in use now", _style.FREED: "freed since", _style.FREE: "free, chunk exists"}
+    marks = [_mark_sample(*style) for style in _MARKS.values()]
+    _legend(axes, [*(_patch(colour, words) for colour, words in colours.items()), *marks], 6, -0.2)
+
+
+def _window(columns: Columns) -> tuple[int, int]:
+    """The span of the time axis: all that is known, and some room at the end."""
+    start, end = default_window(columns.events, columns.snapshot)
+    return start, end + max((end - start) // 50, 1)
+
+
+def _draw_lifetimes(axes: Any, lives: Lifetimes) -> None:
+    bottom = lives.band + lives.off_bytes / lives.unit.unit_size
+    paint = np.where(lives.is_live, 1 + (lives.birth & 1), 0)
+    colours = _rgba([_style.FREED, _style.IN_USE, _style.IN_USE_ALTERNATE], paint)
+    top = bottom + lives.size_bytes / lives.unit.unit_size
+    _boxes(axes, lives.birth, bottom, lives.death, top, colours, linewidth=0)
+
+
+def _draw_lifetime_image(axes: Any, lives: Lifetimes) -> None:
+    codes = lifetime_image(lives, _NR_BINS, _NR_ROWS)
+    extent = (*lives.window, 0, len(lives.bands))
+    limits = axes.get_ylim()
+    axes.imshow(
+        _rgba(_style.lifetime_palette(), codes), extent=extent, aspect="auto", interpolation="nearest", origin="lower"
+    )
+    axes.set_ylim(limits)
+
+
+def _draw_marks(axes: Any, lives: Lifetimes, lane: float) -> None:
+    for event, (marker, colour, _) in _MARKS.items():
+        rows = lives.marks.event == event
+        place = np.searchsorted(lives.bands, lives.marks.ordinal[rows]) + 0.5
+        y = np.full(len(place), lane) if event == L.EVENT_FAIL else place
+        axes.scatter(lives.marks.op[rows], y, marker=marker, color=colour, s=48, linewidths=1.8, zorder=3)
+
+
+def _mark_sample(marker: str, colour: str, words: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="none", marker=marker, color=colour, label=words, markeredgewidth=1.8)
+
+
+# how each view is drawn, and its height in inches
+VIEWS: dict[str, tuple[Callable[[Any, Columns, int | None], None], float]] = {
+    "area_map": (_area_map, 3.6),
+    "fragmentation": (_fragmentation, 4.2),
+    "timeline": (_timeline, 3.8),
+}
