@@ -33,7 +33,7 @@ class Log(Sequence[str]):
     """Lines of the kernel log, printed as dmesg prints them.
 
     >>> Log([(-1, "pcpu-alloc: [0] 0 1 ")])
-    pcpu-alloc: [0] 0 1 
+    pcpu-alloc: [0] 0 1
     """
 
     def __init__(self, lines: Sequence[tuple[int, str]]) -> None:
@@ -98,7 +98,8 @@ class RunResult:
         self.allocator.run(Ops.free(live), ids=self.ids)
 
     def __repr__(self) -> str:
-        return f"<{self.nr_ops:,} ops done: {np.count_nonzero(self.ids):,} areas left live, {self.nr_failed:,} requests failed>"
+        nr_live = np.count_nonzero(self.ids)
+        return f"<{self.nr_ops:,} ops done: {nr_live:,} areas left live, {self.nr_failed:,} requests failed>"
 
 
 class Allocator:
@@ -114,7 +115,7 @@ class Allocator:
         geometry: a Geometry, or the name of a preset (`percpu_lab.PRESETS`).
         stats: keep percpu_stats (CONFIG_PERCPU_STATS).
         trace_events: events the ring holds.
-        auto_balance: run the balance work by itself, at the end of the op that makes it pending; else `balance()` runs it.
+        auto_balance: run the balance work by itself, at the end of the op that makes it pending, else by `balance()`.
         jit: auto, off or wait (see compiled.py).
         name: shown in titles.
 
@@ -122,8 +123,16 @@ class Allocator:
         GeometryError: the kernel would refuse to boot with this geometry.
     """
 
-    def __init__(self, geometry: Geometry | str = "x86-64, 4 CPUs", *, stats: bool = True, trace_events: int = 1 << 16,
-                 auto_balance: bool = False, jit: str | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        geometry: Geometry | str = "x86-64, 4 CPUs",
+        *,
+        stats: bool = True,
+        trace_events: int = 1 << 16,
+        auto_balance: bool = False,
+        jit: str | None = None,
+        name: str = "",
+    ) -> None:
         self.geometry = preset(geometry) if isinstance(geometry, str) else geometry
         self.name = name or (geometry if isinstance(geometry, str) else "percpu")
         self.engine = Engine(self.geometry, stats=stats, ring_capacity=trace_events, auto_balance=auto_balance, jit=jit)
@@ -176,8 +185,11 @@ class Allocator:
         """
         if isinstance(ptr, PercpuPtr):
             if ptr.owner is not self and ptr:
-                raise ForeignPointerError(f"this pointer belongs to {ptr.owner.name!r}", where=f"free_percpu({ptr})",
-                                          remedy="free it there; nothing was changed")
+                raise ForeignPointerError(
+                    f"this pointer belongs to {ptr.owner.name!r}",
+                    where=f"free_percpu({ptr})",
+                    remedy="free it there; nothing was changed",
+                )
             self.engine.free(ptr.value, ptr.op)
         else:
             self.engine.free(_checked_number(ptr or 0, "ptr"))
@@ -220,7 +232,11 @@ class Allocator:
         ops = script if isinstance(script, Ops) else script.build()
         table = np.zeros(max(ops.nr_ids, 1), np.int64) if ids is None else ids
         if ops.nr_ids > len(table):
-            raise RequestError(f"the script uses {ops.nr_ids} ids, the table has {len(table)}", where="ids", remedy="give a longer table")
+            raise RequestError(
+                f"the script uses {ops.nr_ids} ids, the table has {len(table)}",
+                where="ids",
+                remedy="give a longer table",
+            )
         failed_before = self.engine.scalar(L.NR_FAILED)
         for start in range(0, len(ops), _SLICE_OPS):
             self.run_slice(ops, table, start, min(start + _SLICE_OPS, len(ops)))
@@ -286,7 +302,9 @@ class Allocator:
         if not ptr:
             raise RequestError("NULL has no copies", where="per_cpu_ptr", remedy="check the pointer before you use it")
         if ptr.owner is not self:
-            raise ForeignPointerError(f"this pointer belongs to {ptr.owner.name!r}", where=f"per_cpu_ptr({ptr})", remedy="ask it there")
+            raise ForeignPointerError(
+                f"this pointer belongs to {ptr.owner.name!r}", where=f"per_cpu_ptr({ptr})", remedy="ask it there"
+            )
         info, addresses = self.geometry.info, self.geometry.addresses
         offset = info.unit_offset[self._checked_cpu(cpu)]
         bias = self.engine.scalar(L.PTR_BIAS)
@@ -298,7 +316,11 @@ class Allocator:
 
     def _checked_cpu(self, cpu: int) -> int:
         if cpu not in self.geometry.info.unit_offset:
-            raise RequestError(f"CPU {cpu!r} is not possible", where="cpu", remedy=f"choose from {list(self.geometry.info.possible_cpus)}")
+            raise RequestError(
+                f"CPU {cpu!r} is not possible",
+                where="cpu",
+                remedy=f"choose from {list(self.geometry.info.possible_cpus)}",
+            )
         return cpu
 
     # --- reading --------------------------------------------------------------------
@@ -348,21 +370,24 @@ class Allocator:
         return f"{info.nr_cpus} CPUs, unit {format_bytes(info.unit_size)}, {nr_chunks} chunks, {engine.now:,} ops"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{'reserved' if c.ordinal < 0 else 'first' if c.ordinal == 0 else c.ordinal}</td><td>{c.slot if c.slot >= 0 else '–'}</td>"
-            f"<td>{c.nr_alloc:,}</td><td>{format_bytes(c.free_size)}</td><td>{format_bytes(c.contig_hint)}</td><td>{c.nr_populated}</td></tr>"
-            for c in self.chunks[:_HTML_CHUNKS]
-        )
-        more = len(self.chunks) - _HTML_CHUNKS
+        chunks = self.chunks
+        head = ("chunk", "slot", "areas in use", "free", "contig_hint", "populated pages")
+        rows = [_chunk_cells(c) for c in chunks[:_HTML_CHUNKS]]
+        table = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        more = len(chunks) - _HTML_CHUNKS
         note = f"<p>and {more:,} chunks more</p>" if more > 0 else ""
-        return (
-            f"<b>{html.escape(self.name)}</b>: {html.escape(self._summary())}"
-            "<table><tr><th>chunk</th><th>slot</th><th>areas in use</th><th>free</th><th>contig_hint</th><th>populated pages</th></tr>"
-            f"{rows}</table>{note}"
-        )
+        names = "".join(f"<th>{name}</th>" for name in head)
+        return f"<b>{html.escape(self.name)}</b>: {html.escape(self._summary())}<table><tr>{names}</tr>{table}</table>{note}"
 
 
 _HTML_CHUNKS = 12
+
+
+def _chunk_cells(chunk: ChunkState) -> tuple[str, ...]:
+    name = {-1: "reserved", 0: "first"}.get(chunk.ordinal, str(chunk.ordinal))
+    slot = str(chunk.slot) if chunk.slot >= 0 else "–"
+    sizes = (format_bytes(chunk.free_bytes), format_bytes(chunk.contig_bytes))
+    return name, slot, f"{chunk.nr_alloc:,}", *sizes, f"{chunk.nr_populated:,}"
 
 
 def _checked_number(value: object, name: str) -> int:

@@ -56,7 +56,9 @@ def policy(choice: str | None = None) -> str:
     """
     choice = choice or os.environ.get("PERCPU_LAB_JIT") or "auto"
     if choice not in POLICIES:
-        raise LabError(f"unknown policy {choice!r}", where="PERCPU_LAB_JIT or jit=", remedy=f"use one of {', '.join(POLICIES)}")
+        raise LabError(
+            f"unknown policy {choice!r}", where="PERCPU_LAB_JIT or jit=", remedy=f"use one of {', '.join(POLICIES)}"
+        )
     return choice if importlib.util.find_spec("numba") else "off"
 
 

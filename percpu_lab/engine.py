@@ -99,8 +99,17 @@ class Engine:
         RequestError: there is no model of this kernel.
     """
 
-    def __init__(self, geometry: Geometry, *, kernel: str | None = None, stats: bool = True,
-                 ring_capacity: int = 1 << 16, history: bool = True, auto_balance: bool = False, jit: str | None = None) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        kernel: str | None = None,
+        stats: bool = True,
+        ring_capacity: int = 1 << 16,
+        history: bool = True,
+        auto_balance: bool = False,
+        jit: str | None = None,
+    ) -> None:
         self.model = model_named(kernel or geometry.kernel.name)
         self.geometry = geometry = replace(geometry, kernel=self.model.kernel)
         self.lock = threading.RLock()
@@ -134,7 +143,9 @@ class Engine:
         g[L.UNIT_PAGES] = info.unit_pages
         g[L.NR_CPUS] = info.nr_cpus
         g[L.BACKING_KM] = geometry.backing == "km"
-        g[L.AREA_BASE] = to_signed(addresses.area_base - info.groups[0].base_offset * (geometry.backing == "km") - addresses.first_chunk)
+        g[L.AREA_BASE] = to_signed(
+            addresses.area_base - info.groups[0].base_offset * (geometry.backing == "km") - addresses.first_chunk
+        )
         g[L.AREA_STRIDE] = addresses.area_stride
         g[L.FIRST_BASE] = to_signed(addresses.first_chunk)
         g[L.PTR_BIAS] = to_signed(addresses.first_chunk) if info.up else 0
@@ -217,13 +228,19 @@ class Engine:
 
     def drain_log(self) -> None:
         """Turn the log table into lines of the kernel log."""
-        rows = self.g[L.LOG_TABLE : L.LOG_TABLE + int(self.g[L.LOG_USED]) * L.LOG_WORDS].reshape(-1, L.LOG_WORDS).tolist()
+        rows = (
+            self.g[L.LOG_TABLE : L.LOG_TABLE + int(self.g[L.LOG_USED]) * L.LOG_WORDS].reshape(-1, L.LOG_WORDS).tolist()
+        )
         self._g[L.LOG_USED] = 0
         self.log += [(row[L.LOG_OP], _log_text(row)) for row in rows]
 
     def drain_zero(self) -> None:
         """Have the areas zeroed that were allocated in chunks with memory behind them."""
-        rows = self.g[L.ZERO_TABLE : L.ZERO_TABLE + int(self.g[L.ZERO_USED]) * L.ZERO_WORDS].reshape(-1, L.ZERO_WORDS).tolist()
+        rows = (
+            self.g[L.ZERO_TABLE : L.ZERO_TABLE + int(self.g[L.ZERO_USED]) * L.ZERO_WORDS]
+            .reshape(-1, L.ZERO_WORDS)
+            .tolist()
+        )
         self._g[L.ZERO_USED] = 0
         for handle, off, size in rows:
             self.zero_area(int(self.chunk[handle + L.ORDINAL]), off, size)
@@ -359,7 +376,9 @@ class Engine:
         if kind not in L.FAULT_KINDS:
             raise RequestError(f"unknown kind of fault {kind!r}", remedy=f"use one of {', '.join(L.FAULT_KINDS)}")
         if count < 0 or skip < 0:
-            raise RequestError("count and skip must not be negative", where=f"fault {kind}", remedy="0 clears the fault")
+            raise RequestError(
+                "count and skip must not be negative", where=f"fault {kind}", remedy="0 clears the fault"
+            )
         with self.lock:
             self._g[L.FAULT_LEFT_MEM + L.FAULT_KINDS.index(kind)] = count
             self._g[L.FAULT_SKIP_MEM + L.FAULT_KINDS.index(kind)] = skip
@@ -371,7 +390,7 @@ class Engine:
             self._g[L.NOW] += 1
 
     def run(self, ops: Ops, ids: np.ndarray, start: int = 0, stop: int | None = None) -> int:
-        """Run ops [start, stop) -> the index of the op it stopped before; less than stop where a stats or state op is next.
+        """Run ops [start, stop) -> the op it stopped before; less than stop where a stats or state op is next.
 
         Args:
             ops: the script.
@@ -466,7 +485,7 @@ class Engine:
         return int(self.chunk[self.handle(ordinal) + L.BASE]) + off + self.scalar(L.PTR_BIAS) & _MASK64
 
     def born(self, ptr: int) -> int:
-        """Give the number of the op that allocated the area a percpu pointer points to; -1 if no live area begins there."""
+        """Give the number of the op that allocated the area at a percpu pointer; -1 if no live area begins there."""
         with self.lock:
             ordinal, off = self.place(ptr)
             c = self.handle(ordinal)
@@ -496,12 +515,28 @@ class Engine:
         lost = max(first - max(since, self.scalar(L.RING_START)), 0)
         boot_bases = int(self.chunk[self.handle(0) + L.BASE]), int(self.chunk[self.handle(-1) + L.BASE])
         nr_cpus = self.geometry.info.nr_cpus if self.model.has_call_site else 0
-        return EventBatch(dict(zip(RING_NAMES, columns, strict=True)), first, lost, self.geometry.addresses,
-                          self.scalar(L.PTR_BIAS), boot_bases=boot_bases, nr_cpus=nr_cpus)
+        return EventBatch(
+            dict(zip(RING_NAMES, columns, strict=True)),
+            first,
+            lost,
+            self.geometry.addresses,
+            self.scalar(L.PTR_BIAS),
+            boot_bases=boot_bases,
+            nr_cpus=nr_cpus,
+        )
 
 
 RING_NAMES = ("op", "event", "chunk", "off", "size", "align", "flags", "birth")
-HISTORY_COLUMNS = ("op", "ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc", "nr_populated")
+HISTORY_COLUMNS = (
+    "op",
+    "ordinal",
+    "free_bytes",
+    "largest_free_bytes",
+    "sum_frag",
+    "max_frag",
+    "nr_alloc",
+    "nr_populated",
+)
 _SAMPLES = 256  # a run should leave at least so many
 _SAMPLE_WORK_SINGLE = 16
 _SAMPLE_WORK_BULK = 4
@@ -516,15 +551,26 @@ def bad_free(status: int, ptr: int, where: str = "") -> LabError:
     """
     where = f"{where}: free_percpu({ptr:#x})" if where else f"free_percpu({ptr:#x})"
     if status == L.STATUS_NO_CHUNK:
-        return ForeignPointerError("no chunk is at this address", where=where, remedy="free what this allocator handed out")
+        return ForeignPointerError(
+            "no chunk is at this address", where=where, remedy="free what this allocator handed out"
+        )
     if status == L.STATUS_STATIC:
-        return ForeignPointerError("static per-CPU variables stand here, not an allocation", where=where,
-                                   remedy="free what alloc_percpu returned")
+        return ForeignPointerError(
+            "static per-CPU variables stand here, not an allocation",
+            where=where,
+            remedy="free what alloc_percpu returned",
+        )
     if status == L.STATUS_STALE:
-        return DoubleFreeError("freed before, and its area belongs to a later allocation now", where=where,
-                               remedy="free each pointer once; nothing was changed (a kernel would free the other's memory)")
-    return DoubleFreeError("no live area begins here: freed before, or a pointer into the middle of one", where=where,
-                           remedy="free each pointer once; nothing was changed (a kernel would BUG here)")
+        return DoubleFreeError(
+            "freed before, and its area belongs to a later allocation now",
+            where=where,
+            remedy="free each pointer once; nothing was changed (a kernel would free the other's memory)",
+        )
+    return DoubleFreeError(
+        "no live area begins here: freed before, or a pointer into the middle of one",
+        where=where,
+        remedy="free each pointer once; nothing was changed (a kernel would BUG here)",
+    )
 
 
 def _extended(array: np.ndarray, length: int) -> np.ndarray:
@@ -540,4 +586,5 @@ def _log_text(row: list[int]) -> str:
         return f"WARN: illegal size ({size}) or align ({align}) for percpu allocation"
     if row[L.LOG_CODE] == L.LOG_LIMIT:
         return "percpu: limit reached, disable warning"
-    return f"percpu: allocation failed, size={size} align={align} atomic={row[L.LOG_ATOMIC]}, {L.REASONS[row[L.LOG_REASON]]}"
+    reason = L.REASONS[row[L.LOG_REASON]]
+    return f"percpu: allocation failed, size={size} align={align} atomic={row[L.LOG_ATOMIC]}, {reason}"

@@ -90,5 +90,9 @@ class InvariantError(LabError):
     """
 
     def __init__(self, number: int, what: str, *, where: str = "") -> None:
-        super().__init__(f"invariant {number}: {what}", where=where, remedy="something wrote to the arrays, or this package has a bug")
+        super().__init__(
+            f"invariant {number}: {what}",
+            where=where,
+            remedy="something wrote to the arrays, or this package has a bug",
+        )
         self.number = number

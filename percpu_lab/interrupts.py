@@ -31,7 +31,9 @@ class deferred_interrupt:
     def _note(self, _signum: int, frame: FrameType | None) -> None:
         self._arrived = frame or True
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._handler is None:
             return
         signal.signal(signal.SIGINT, self._handler)

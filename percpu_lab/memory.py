@@ -1,7 +1,7 @@
 """The memory behind percpu pointers: made when somebody looks, zeroed at each allocation.
 
-    chunk k:   unit of cpu 0 |....pppp....|      one row a possible CPU, unit_size bytes each;
-               unit of cpu 1 |....pppp....|      an allocation is the same range of every row
+chunk k:   unit of cpu 0 |....pppp....|      one row a possible CPU, unit_size bytes each;
+           unit of cpu 1 |....pppp....|      an allocation is the same range of every row
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ class PercpuMemory:
             RequestError: the size is no multiple of the element size.
         """
         if not ptr.is_live:
-            raise UseAfterFreeError("this allocation has been freed", where=repr(ptr), remedy="keep the pointer only while it is live")
+            raise UseAfterFreeError(
+                "this allocation has been freed", where=repr(ptr), remedy="keep the pointer only while it is live"
+            )
         if ptr.size % dtype.itemsize:
-            raise RequestError(f"{ptr.size} bytes are no whole number of {dtype}", where=repr(ptr), remedy=f"use a type of 1 byte, or allocate a multiple of {dtype.itemsize}")
+            raise RequestError(
+                f"{ptr.size} bytes are no whole number of {dtype}",
+                where=repr(ptr),
+                remedy=f"use a type of 1 byte, or allocate a multiple of {dtype.itemsize}",
+            )
         ordinal, off = self._engine.place(ptr.value)
         units = self._open(ordinal)
         self._engine.drain_zero()

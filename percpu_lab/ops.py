@@ -1,10 +1,10 @@
 """Op scripts: requests to an allocator as columns of numbers, and as the text of a recorded case.
 
-    kind   id  size  align  flags
-    alloc  ID  SIZE  ALIGN  RESERVED | ATOMIC << 1
-    free   ID
-    fault  KIND COUNT SKIP
-    balance, stats, state
+kind   id  size  align  flags
+alloc  ID  SIZE  ALIGN  RESERVED | ATOMIC << 1
+free   ID
+fault  KIND COUNT SKIP
+balance, stats, state
 """
 
 from __future__ import annotations
@@ -68,8 +68,15 @@ class Ops:
         return cls(np.concatenate([part.array for part in parts], axis=1))
 
     @classmethod
-    def alloc(cls, ids: np.ndarray, size: int | np.ndarray, align: int | np.ndarray = 4, *,
-              reserved: bool | np.ndarray = False, atomic: bool | np.ndarray = False) -> Ops:
+    def alloc(
+        cls,
+        ids: np.ndarray,
+        size: int | np.ndarray,
+        align: int | np.ndarray = 4,
+        *,
+        reserved: bool | np.ndarray = False,
+        atomic: bool | np.ndarray = False,
+    ) -> Ops:
         """Make an alloc for each id; sizes and alignments in bytes, one value or one an id.
 
         >>> Ops.alloc(np.arange(3), 16).array[2].tolist()
@@ -80,7 +87,9 @@ class Ops:
         array[L.OPS_ID] = ids
         array[L.OPS_SIZE] = size
         array[L.OPS_ALIGN] = align
-        array[L.OPS_FLAGS] = np.asarray(reserved, np.int64) * L.FLAG_RESERVED + np.asarray(atomic, np.int64) * L.FLAG_ATOMIC
+        array[L.OPS_FLAGS] = (
+            np.asarray(reserved, np.int64) * L.FLAG_RESERVED + np.asarray(atomic, np.int64) * L.FLAG_ATOMIC
+        )
         return cls(array)
 
     @classmethod
@@ -123,7 +132,11 @@ class Ops:
 
 def _number(word: str, where: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) <= _MAX_DIGITS):
-        raise CaseError(f"{word[:40]!r} is not a number of up to {_MAX_DIGITS} digits", where=where, remedy="write decimal digits only")
+        raise CaseError(
+            f"{word[:40]!r} is not a number of up to {_MAX_DIGITS} digits",
+            where=where,
+            remedy="write decimal digits only",
+        )
     return int(word)
 
 
@@ -133,17 +146,31 @@ def _parse_line(line: str, dense: dict[str, int], where: str) -> tuple[int, ...]
         raise CaseError(f"unknown op {line[:80]!r}", where=where, remedy=f"an op is one of: {', '.join(_WORDS)}")
     kind, counts = _WORDS[words[0]]
     if len(words) - 1 not in counts:
-        raise CaseError(f"{words[0]} takes {counts[-1]} operands, not {len(words) - 1}", where=where, remedy="complete the line")
+        raise CaseError(
+            f"{words[0]} takes {counts[-1]} operands, not {len(words) - 1}", where=where, remedy="complete the line"
+        )
     if kind == L.OP_ALLOC:
         size, align, reserved, atomic = (_number(word, where) for word in words[2:])
         if reserved > 1 or atomic > 1:
-            raise CaseError("RESERVED and ATOMIC are 0 or 1", where=where, remedy="write alloc ID SIZE ALIGN RESERVED ATOMIC")
-        return kind, dense.setdefault(words[1], len(dense)), size, align, reserved * L.FLAG_RESERVED + atomic * L.FLAG_ATOMIC
+            raise CaseError(
+                "RESERVED and ATOMIC are 0 or 1", where=where, remedy="write alloc ID SIZE ALIGN RESERVED ATOMIC"
+            )
+        return (
+            kind,
+            dense.setdefault(words[1], len(dense)),
+            size,
+            align,
+            reserved * L.FLAG_RESERVED + atomic * L.FLAG_ATOMIC,
+        )
     if kind == L.OP_FREE:
         return kind, dense.setdefault(words[1], len(dense)), 0, 0, 0
     if kind == L.OP_FAULT:
         if words[1] not in L.FAULT_KINDS:
-            raise CaseError(f"unknown kind of fault {words[1]!r}", where=where, remedy=f"a kind is one of: {', '.join(L.FAULT_KINDS)}")
+            raise CaseError(
+                f"unknown kind of fault {words[1]!r}",
+                where=where,
+                remedy=f"a kind is one of: {', '.join(L.FAULT_KINDS)}",
+            )
         numbers = [_number(word, where) for word in words[2:]] + [0]
         return kind, L.FAULT_KINDS.index(words[1]), numbers[0], numbers[1], 0
     return kind, 0, 0, 0, 0

@@ -22,7 +22,7 @@ Invariants of a chunk between any two operations, checked by validate_area_map()
  4. contig_hint is at least the largest free area, and may be larger;
  5. no free area has a smaller index than first_free;
  6. map_used + 3 <= map_alloc before every insertion, map_used < map_alloc always;
- 7. the chunk is on the list of its slot: 0 if free_size or contig_hint is under 4, the last one only if it is wholly free;
+ 7. the chunk is on the list of its slot: 0 if free_size or contig_hint is under 4, the last only if wholly free;
  8. the populated pages are one run from page 0, counted by nr_populated (km counts those of all units);
  9. every area in use has all its pages.
 
@@ -305,7 +305,7 @@ def take_area(s, c, k, head, size, largest, free_seen):
 
 @kernel
 def give_head_to_previous(s, c, at, head):
-    """Move the border before free area `at` up by `head` bytes -> size of the area before it if that is free, else 0."""
+    """Move the border before free area `at` up by `head` bytes -> size of the area before it if it is free, else 0."""
     entries = s.map
     entries[at] += head
     if entries[at - 1] & 1:
@@ -576,8 +576,6 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
     return hand_out(s, c, off, size, align, reserved, is_atomic)
 
 
-
-
 # --- free (spec 4.1) ---------------------------------------------------------------------
 
 
@@ -779,8 +777,11 @@ def run_op(s, ops, ids, i, nr_ops):
     if kind == L.OP_ALLOC:
         flags = ops[L.OPS_FLAGS * nr_ops + i]
         ids[ops[L.OPS_ID * nr_ops + i]] = pcpu_alloc(
-            s, ops[L.OPS_SIZE * nr_ops + i], ops[L.OPS_ALIGN * nr_ops + i],
-            flags & L.FLAG_RESERVED, (flags & L.FLAG_ATOMIC) >> 1,
+            s,
+            ops[L.OPS_SIZE * nr_ops + i],
+            ops[L.OPS_ALIGN * nr_ops + i],
+            flags & L.FLAG_RESERVED,
+            (flags & L.FLAG_ATOMIC) >> 1,
         )
     elif kind == L.OP_FREE:
         free_percpu(s, ids[ops[L.OPS_ID * nr_ops + i]], -1)

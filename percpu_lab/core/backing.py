@@ -40,7 +40,7 @@ def _mark_pages(s, c, page_start, page_end, populated):
 
 @kernel
 def pcpu_next_run(s, c, page, page_end, populated):
-    """Find the first run of pages in the given state, from `page` on -> (start, end); start = page_end if there is none."""
+    """Find the first run of pages in a state, from `page` on -> (start, end); start = page_end if there is none."""
     pages = c + L.POPULATED
     start = page
     while start < page_end and s.chunk[pages + start] != populated:
@@ -246,4 +246,3 @@ def init_heads(s):
         head = row * s.g[L.ROW_WORDS]
         list_init(s.chunk, L.LIST_NEXT, head)
         list_init(s.chunk, L.EXTEND_NEXT, head)
-

@@ -8,7 +8,7 @@
     birth  int64   one row of `g[BIRTH_STRIDE]` words a chunk, word off >> 1 for the area at off:
                    (op number << 16) | requested size while the area is allocated, else 0
     ring   int64   NR_RING_COLUMNS rows of `g[RING_CAPACITY]` words: the events
-    order  int64   word k: the handle of the chunk that was created k-th (0-based, first chunk not counted), 0 once destroyed
+    order  int64   word k: the handle of the k-th chunk created (from 0, first chunk not counted), 0 once destroyed
 
 Addresses are kept relative to the first chunk's base, so that they fit an int64.
 """

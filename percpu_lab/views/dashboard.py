@@ -1,0 +1,360 @@
+"""Allocator or recorded run, its views, and the controls: what `percpu_lab.watch` shows.
+
+buttons, taps ──ask──▶ queue ──safe point──▶ Session, Allocator        the only place that changes anything
+                                                  │
+browser ◀── LiveFigure ◀── Publisher ◀── one Frame of all views         on the publisher's thread, reads only
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ipywidgets as widgets
+from bokeh.layouts import column
+from bokeh.models import InlineStyleSheet, LayoutDOM
+from bokeh.models.widgets import PreText
+
+from ..allocator import Allocator, RunResult
+from ..columns import Columns, Snapshot, take
+from ..errors import LabError, RequestError
+from ..ops import Ops
+from ..player import Player
+from ..pointers import PercpuPtr
+from ..recorded_run import RecordedRun
+from ..session import Selection, Session
+from ..units import format_bytes
+from ..workloads import WORKLOADS, Workload
+from .area_map import AreaMap
+from .controls import Message, RecordingControls, RequestControls, WorkloadControls
+from .fragmentation import Fragmentation
+from .live import FigureEvent, Frame, LiveFigure, Publisher, Pump
+from .shared import Shared, merged
+from .timeline import Timeline
+
+if TYPE_CHECKING:
+    from ..events import Events
+    from .static import Picture
+
+TAIL_EVENTS = 6
+_TEXT = InlineStyleSheet(css=":host { color: var(--jp-ui-font-color1, inherit); }")
+
+
+class View(Protocol):
+    """A view: one file, nothing else changes when one is added."""
+
+    def build(self, shared: Shared, /) -> LayoutDOM:
+        """Make the figure, empty."""
+
+    def update(self, columns: Columns, /) -> Frame:
+        """Draw the newest columns."""
+
+    def handle(self, event: FigureEvent, /) -> Selection | None:
+        """Take an event of the browser; gives what a tap has picked."""
+
+
+VIEWS: dict[str, Callable[[], View]] = {"area_map": AreaMap, "fragmentation": Fragmentation, "timeline": Timeline}
+
+
+class Dashboard:
+    """A widget that shows an allocator or a recorded run while it moves.
+
+    >>> from percpu_lab import Allocator
+    >>> Dashboard(Allocator(jit="off"), views=["area_map"])
+    <Dashboard of 'x86-64, 4 CPUs': area_map>
+
+    Args:
+        subject: what to watch.
+        views: names out of VIEWS, from top to bottom.
+        controls: show buttons and sliders too.
+        window_ops: show only so many last ops on the time axis.
+
+    Raises:
+        RequestError: no such view.
+    """
+
+    def __init__(
+        self,
+        subject: Allocator | RecordedRun,
+        *,
+        views: Sequence[str] = tuple(VIEWS),
+        controls: bool = True,
+        window_ops: int | None = None,
+    ) -> None:
+        unknown = [name for name in views if name not in VIEWS]
+        if unknown or not views:
+            raise RequestError(f"no view {unknown or views!r}", where="views", remedy=f"choose from {', '.join(VIEWS)}")
+        self.subject = subject
+        self.view_names = tuple(views)
+        self._source: Any = subject.engine if isinstance(subject, Allocator) else subject
+        self._player: Player | None = None
+        self._made: list[PercpuPtr] = []
+        self._commands: deque[Callable[[], None]] = deque()
+        self.session = Session(self._source, self._step if isinstance(subject, Allocator) else None)
+        self._build_figure()
+        self._build_controls(controls)
+        self._pump = Pump(self._safe_point)
+        self.session.on_post(self._pump.wake)
+        self.publisher = Publisher(self.figure, self._frame, version=lambda: self.session.version)
+
+    def _build_figure(self) -> None:
+        self.shared = Shared()
+        self.views = [VIEWS[name]() for name in self.view_names]
+        self._summary = PreText(text="", stylesheets=[_TEXT], sizing_mode="stretch_width")
+        self._tail = PreText(text="", stylesheets=[_TEXT], sizing_mode="stretch_width")
+        roots = [view.build(self.shared) for view in self.views]
+        for name, root in zip(self.view_names, roots, strict=True):
+            root.name = name
+        self.figure = LiveFigure(
+            column(self._summary, *roots, self._tail, sizing_mode="stretch_width"), note=repr(self)
+        )
+
+    def _build_controls(self, wanted: bool) -> None:
+        self.message = Message()
+        self._recording_controls: RecordingControls | None = None
+        parts: list[widgets.Widget] = []
+        if wanted and isinstance(self.subject, RecordedRun):
+            run = self.subject
+            self._recording_controls = RecordingControls(self, run.first_op, run.last_op, run.now)
+            parts = [self._recording_controls]
+        elif wanted:
+            self.requests, self.workloads = RequestControls(self), WorkloadControls(self)
+            parts = [self.requests, self.workloads, self.message]
+        self.widget = widgets.VBox([*parts, self.figure])
+
+    # --- display ------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        name = self.subject.name if isinstance(self.subject, Allocator) else "a recorded run"
+        return f"<Dashboard of {name!r}: {', '.join(self.view_names)}>"
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        bundle = self.widget._repr_mimebundle_(**options)
+        data, *rest = bundle if isinstance(bundle, tuple) else (bundle,)
+        data = {**(data or {}), "text/plain": repr(self)}
+        return (data, *rest) if rest else data
+
+    def snapshot(self) -> Picture:
+        """Make a static picture of the views, which stays in a saved notebook."""
+        from .static import picture
+
+        return picture(take(self._source), self.view_names)
+
+    def close(self) -> None:
+        """End the threads and take the widget off the page."""
+        self.publisher.close()
+        self.figure.close()
+        self.widget.close()
+
+    # --- one frame, on the publisher's thread ------------------------------------------
+
+    def _frame(self) -> Frame:
+        for event in self.figure.drain():
+            parts: tuple[Shared | View, ...] = (self.shared, *self.views)
+            for part in parts:
+                selection = part.handle(event)
+                if selection is not None:
+                    self.session.post("select", selection.chunk, selection.area)
+        self.shared.select(self.session.selection)
+        columns = take(self._source)
+        frames = [self.shared.update(columns), *(view.update(columns) for view in self.views)]
+        newest = self._source.events(columns.events.first_seq + len(columns.events) - TAIL_EVENTS)
+        texts = {
+            self._summary: {"text": summary(columns, self.shared.selection)},
+            self._tail: {"text": tail(newest, columns.is_tracing)},
+        }
+        return merged(*frames, Frame({}, texts))
+
+    # --- commands: asked for anywhere, done at the safe point ----------------------------
+
+    def ask(self, command: Callable[[], None]) -> None:
+        """Have a command done at the next safe point; from any thread."""
+        self._commands.append(command)
+        self._pump.wake()
+
+    def _safe_point(self) -> float | None:
+        while self._commands:
+            self._try(self._commands.popleft())
+        delay: float | None = self._try(self.session.pump)
+        if self._recording_controls is not None:
+            self._recording_controls.show(self.session.now)
+        return delay
+
+    def _try(self, command: Callable[[], Any]) -> Any:
+        try:
+            return command()
+        except LabError as error:
+            self.session.pause()
+            self.message.say(str(error), is_error=True)
+        return None
+
+    def alloc(self, size: int, align: int, gfp: int, reserved: bool) -> None:
+        """Allocate as the buttons say, and tell what came of it."""
+        ptr = self._allocator.alloc_percpu(size, align, gfp, reserved)
+        if ptr:
+            self._made.append(ptr)
+            self.session.select(ptr.ordinal, ptr.op)
+        self.message.say(
+            f"alloc_percpu({size}, {align}, {gfp!r}) = {ptr!r}" + (f": {ptr.reason}" if not ptr else ""),
+            is_error=not ptr,
+        )
+
+    def free_selected(self) -> None:
+        """Free the selected area."""
+        birth = self.session.selection.area
+        columns = take(self._source)
+        row = columns.snapshot.find(birth) if birth is not None else None
+        if row is None:
+            raise RequestError(
+                "no area in use is selected", where="free", remedy="click one in the area map or the timeline"
+            )
+        areas, chunks = columns.snapshot.areas, columns.snapshot.chunks
+        self._free(self._source.pointer(int(chunks.ordinal[areas.chunk[row]]), int(areas.off_bytes[row])))
+
+    def free_last(self) -> None:
+        """Free what the buttons allocated last and is still live."""
+        while self._made and not self._made[-1].is_live:
+            self._made.pop()
+        if not self._made:
+            raise RequestError("nothing is left of what these buttons allocated", where="free", remedy="allocate first")
+        self._free(self._made.pop().value)
+
+    def _free(self, value: int) -> None:
+        self._allocator.free_percpu(value)
+        self.message.say(f"free_percpu({value:#x})")
+
+    def balance(self) -> None:
+        """Run the balance work if it is pending."""
+        self.message.say("balance work done" if self._allocator.balance() else "no balance work is pending")
+
+    def load(self, workload: str, seed: int) -> None:
+        """Take a workload to be played from its start."""
+        known = WORKLOADS[workload]
+        self._load(known.build(seed=seed) if "seed" in known.parameters else known.build())
+        self.message.say(f"{workload} is loaded: {len(self._player.ops) if self._player else 0:,} ops")
+
+    def play(self, pace: float) -> None:
+        """Go on by itself, at a pace in ops per second."""
+        if isinstance(self.subject, Allocator) and self._player is None:
+            self._load_chosen()
+        self.session.play(pace)
+
+    def pause(self) -> None:
+        """Stop playing."""
+        self.session.pause()
+
+    def step(self, nr_ops: int) -> None:
+        """Go on by some ops; a recording goes back by negative ones."""
+        if isinstance(self.subject, Allocator) and self._player is None:
+            self._load_chosen()
+        self.session.pause()
+        if not self.session.step(nr_ops):
+            self.message.say("the workload is at its end: load it again, or another")
+
+    def seek(self, op: int) -> None:
+        """Go to an op of a recording.
+
+        Raises:
+            LabError: a live allocator cannot go back.
+        """
+        self.session.seek(op)
+
+    # --- in a cell ----------------------------------------------------------------------
+
+    def run(self, script: Ops | Workload | None = None, *, pace: float | None = None) -> RunResult | None:
+        """Run a script on the allocator, or a recording from its start, while the views move.
+
+        Args:
+            script: what to run; none for a recording.
+            pace: ops per second; as fast as it goes without it.
+
+        Raises:
+            RequestError: an allocator needs a script, a recording takes none.
+        """
+        if isinstance(self.subject, Allocator) != (script is not None):
+            raise RequestError("a script goes with an allocator, and only with one", where="run", remedy="see watch()")
+        if script is None:
+            self.session.seek(self.subject.first_op)  # type: ignore[union-attr]
+            self.session.run(pace or max(self.subject.last_op / 10, 1))  # type: ignore[union-attr]
+            self.publisher.flush()
+            return None
+        player = self._load(script if isinstance(script, Ops) else script.build())
+        if pace is None:
+            player.step(len(player.ops))
+        else:
+            self.session.run(pace)
+        self.publisher.flush()
+        return RunResult(self._allocator, player.position, player.nr_failed, player.ids)
+
+    # --- helpers --------------------------------------------------------------------------
+
+    @property
+    def _allocator(self) -> Allocator:
+        if not isinstance(self.subject, Allocator):
+            raise RequestError("a recorded run cannot be changed", where=repr(self), remedy="watch an Allocator")
+        return self.subject
+
+    def _load(self, ops: Ops) -> Player:
+        self.session.pause()
+        self._player = Player(self._allocator, ops)
+        return self._player
+
+    def _load_chosen(self) -> None:
+        self.load(self.workloads.workload.value, self.workloads.seed.value)
+
+    def _step(self, nr_ops: int) -> int:
+        return self._player.step(nr_ops) if self._player else 0
+
+
+def summary(columns: Columns, selection: Selection) -> str:
+    """Say what the views do not: the machine, spare pages, pending work, and the selected area.
+
+    >>> from percpu_lab import Allocator
+    >>> summary(take(Allocator("UP, km", jit="off").engine), Selection())
+    '1 CPU, unit 32 KiB  ·  7 empty populated pages  ·  click an area to follow it'
+    """
+    unit, totals = columns.snapshot.unit, columns.snapshot.totals
+    parts = [f"{unit.nr_cpus} CPU{'s' * (unit.nr_cpus > 1)}, unit {format_bytes(unit.unit_size)}"]
+    if totals.nr_empty_pop_pages >= 0:
+        parts.append(f"{totals.nr_empty_pop_pages:,} empty populated pages")
+    if totals.balance_pending > 0:
+        parts.append("balance work is pending")
+    parts.append(selected_area(columns.snapshot, selection.area) or "click an area to follow it")
+    return "  ·  ".join(parts)
+
+
+def selected_area(snap: Snapshot, birth: int | None) -> str:
+    """Describe the area that was allocated by an op; nothing for None."""
+    if birth is None:
+        return ""
+    row = snap.find(birth)
+    if row is None:
+        return f"selected: area {birth:,}, freed since"
+    areas = snap.areas
+    ordinal = int(snap.chunks.ordinal[areas.chunk[row]])
+    chunk = {-1: "the reserved chunk", 0: "the first chunk"}.get(ordinal, f"chunk {ordinal}")
+    asked = int(areas.requested_bytes[row])
+    size = int(areas.size_bytes[row])
+    return (
+        f"selected: area {birth:,}, {size:,} B"
+        + (f" ({asked:,} asked for)" if asked != size else "")
+        + f" at {int(areas.off_bytes[row]):,} in {chunk}, allocated by op {birth:,}, {snap.op - birth:,} ops ago"
+    )
+
+
+def tail(events: Events, is_tracing: bool = True) -> str:
+    """Write the last events as text, the newest last; shown as text, never as markup.
+
+    >>> from percpu_lab import Allocator
+    >>> tail(Allocator(jit="off").engine.events(1))
+    'no events yet'
+    """
+    if not is_tracing:
+        return "tracing is off: no events"
+    return "\n".join(f"{event.op:>8,}  {event}" for event in events) or "no events yet"
+
+
+def watch(subject: Allocator | RecordedRun, **options: Any) -> Dashboard:
+    """Show an allocator or a recorded run in live views; see Dashboard for the options."""
+    return Dashboard(subject, **options)
