@@ -32,8 +32,8 @@ _SLICE_OPS = 10_000
 class Log(Sequence[str]):
     """Lines of the kernel log, printed as dmesg prints them.
 
-    >>> Log([(-1, "pcpu-alloc: [0] 0 1 ")])
-    pcpu-alloc: [0] 0 1
+    >>> Log([(-1, "pcpu-alloc: s8192 r0 d24576 u32768 alloc=8*4096")])
+    pcpu-alloc: s8192 r0 d24576 u32768 alloc=8*4096
     """
 
     def __init__(self, lines: Sequence[tuple[int, str]]) -> None:
@@ -377,7 +377,8 @@ class Allocator:
         more = len(chunks) - _HTML_CHUNKS
         note = f"<p>and {more:,} chunks more</p>" if more > 0 else ""
         names = "".join(f"<th>{name}</th>" for name in head)
-        return f"<b>{html.escape(self.name)}</b>: {html.escape(self._summary())}<table><tr>{names}</tr>{table}</table>{note}"
+        title = f"<b>{html.escape(self.name)}</b>: {html.escape(self._summary())}"
+        return f"{title}<table><tr>{names}</tr>{table}</table>{note}"
 
 
 _HTML_CHUNKS = 12

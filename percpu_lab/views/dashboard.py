@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 from bokeh.layouts import column
+from bokeh.model import Model
 from bokeh.models import InlineStyleSheet, LayoutDOM
 from bokeh.models.widgets import PreText
 
@@ -29,7 +30,7 @@ from ..workloads import WORKLOADS, Workload
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
-from .live import FigureEvent, Frame, LiveFigure, Publisher, Pump
+from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, Pump
 from .shared import Shared, merged
 from .timeline import Timeline
 
@@ -160,7 +161,7 @@ class Dashboard:
         columns = take(self._source)
         frames = [self.shared.update(columns), *(view.update(columns) for view in self.views)]
         newest = self._source.events(columns.events.first_seq + len(columns.events) - TAIL_EVENTS)
-        texts = {
+        texts: dict[Model, dict[str, Json]] = {
             self._summary: {"text": summary(columns, self.shared.selection)},
             self._tail: {"text": tail(newest, columns.is_tracing)},
         }
@@ -312,7 +313,7 @@ def summary(columns: Columns, selection: Selection) -> str:
 
     >>> from percpu_lab import Allocator
     >>> summary(take(Allocator("UP, km", jit="off").engine), Selection())
-    '1 CPU, unit 32 KiB  ·  7 empty populated pages  ·  click an area to follow it'
+    '1 CPU, unit 32 KiB  ·  8 empty populated pages  ·  click an area to follow it'
     """
     unit, totals = columns.snapshot.unit, columns.snapshot.totals
     parts = [f"{unit.nr_cpus} CPU{'s' * (unit.nr_cpus > 1)}, unit {format_bytes(unit.unit_size)}"]
