@@ -69,7 +69,9 @@ WARN_LIMIT = 10
 # the lists behind the slots of sizes: sidelined, free, to_depopulate
 NR_EXTRA_SLOTS = 3
 
-ROW_WORK = 16  # what writing a history row costs, in words read
+# what history costs, in words read: a row, a free run
+ROW_WORK = 16
+RUN_WORK = 6
 
 
 @kernel
@@ -277,10 +279,12 @@ def pcpu_chunk_refresh_hint(s, c, full_scan):
     md = c + L.CHUNK_MD
     off = begin_refresh(chunk, md, full_scan)
     nr_bits = chunk[md + L.MD_NR_BITS]
-    off, length = pcpu_next_md_free_region(s, c, off)
-    while off < nr_bits:
+    while True:
+        off, length = pcpu_next_md_free_region(s, c, off)
+        if off >= nr_bits:
+            return
         pcpu_block_update(chunk, md, off, off + length)
-        off, length = pcpu_next_md_free_region(s, c, off + length + 1)
+        off += length + 1
 
 
 @kernel
@@ -353,16 +357,16 @@ def pcpu_find_block_fit(s, c, bits, align, pop_only):
     gap = alignment_gap(chunk[md + L.MD_CONTIG_HINT_START], align)
     if gap + bits > chunk[md + L.MD_CONTIG_HINT]:
         return -1
-    nr_bits = chunk[md + L.MD_NR_BITS]
-    off, length = pcpu_next_fit_region(s, c, bits, align, pcpu_next_hint(chunk, md, bits))
-    while off < nr_bits:
-        if not pop_only:
+    start = pcpu_next_hint(chunk, md, bits)
+    while True:
+        off, length = pcpu_next_fit_region(s, c, bits, align, start)
+        if off >= chunk[md + L.MD_NR_BITS]:
+            return -1
+        start = -1
+        if pop_only:
+            start = pcpu_is_populated(s, c, off, length)
+        if start < 0:
             return off
-        behind_hole = pcpu_is_populated(s, c, off, length)
-        if behind_hole < 0:
-            return off
-        off, length = pcpu_next_fit_region(s, c, bits, align, behind_hole)
-    return -1
 
 
 # --- areas (spec 3.6 to 3.8, 4.2, 4.3) -----------------------------------------------------
@@ -733,6 +737,14 @@ def search_slots(s, size, align, is_atomic):
     return 0, 0
 
 
+@cold
+def search_reserved(s, size, align, is_atomic):
+    """Try the reserved chunk, the only one for its requests -> offset, or less than 0."""
+    return try_chunk(
+        s, s.g[L.RESERVED_CHUNK], size >> PCPU_MIN_ALLOC_SHIFT, align >> PCPU_MIN_ALLOC_SHIFT, is_atomic
+    )
+
+
 @kernel
 def search_all(s, size, align, is_atomic):
     """Search and create chunks until the request is served -> (handle, offset, reason)."""
@@ -776,14 +788,13 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
     spin_lock(s)
     if reserved and g[L.RESERVED_CHUNK] != 0:
         c = g[L.RESERVED_CHUNK]
-        off = try_chunk(s, c, size >> PCPU_MIN_ALLOC_SHIFT, align >> PCPU_MIN_ALLOC_SHIFT, is_atomic)
+        off = search_reserved(s, size, align, is_atomic)
         reason = L.REASON_NONE if off >= 0 else L.REASON_RESERVED
     else:
         c, off, reason = search_all(s, size, align, is_atomic)
     if reason == L.REASON_NONE:
         pcpu_stats_area_alloc(s, c, size)
         if not is_atomic and not populate_unlocked(s, c, off, size):
-            pcpu_free_area(s, c, off)
             reason = L.REASON_POPULATE
     if reason != L.REASON_NONE:
         return fail(s, size, align, reserved, is_atomic, reason, True)
@@ -797,11 +808,18 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
 
 @kernel
 def populate_unlocked(s, c, off, size):
-    """Populate the pages of a fresh area with pcpu_lock dropped meanwhile -> whether it worked."""
+    """Populate the pages of a fresh area with pcpu_lock dropped meanwhile, or free it -> whether it worked."""
     spin_unlock(s)
     done = populate_area(s, c, off, size)
     spin_lock(s)
+    if not done:
+        undo_area(s, c, off)
     return done
+
+
+@cold
+def undo_area(s, c, off):
+    pcpu_free_area(s, c, off)
 
 
 # --- free (spec 4.1, 4.6) ---------------------------------------------------------------------------
@@ -1043,7 +1061,7 @@ def measure_chunk(s, c):
         if start < last:
             sum_frag += end - start
             max_frag = largest
-        work += 1
+        work += RUN_WORK
         start = find_next_zero_bit(s.map, at, nr_bits, end)
     chunk[c + L.LARGEST_FREE] = largest << PCPU_MIN_ALLOC_SHIFT
     chunk[c + L.SUM_FRAG] = sum_frag << PCPU_MIN_ALLOC_SHIFT
