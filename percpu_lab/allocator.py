@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import layout as L
-from .engine import ChunkState, Engine
+from .engine import Engine
 from .errors import ForeignPointerError, HookError, RequestError
 from .geometry import AllocInfo, Geometry, preset
 from .gfp import GFP_KERNEL, is_atomic
@@ -25,6 +25,8 @@ from .units import format_bytes
 
 if TYPE_CHECKING:
     from .workloads import Workload
+
+Chunk = Any  # models.ChunkState or models.BitmapChunkState, as the engine's kernel has it
 
 _SLICE_OPS = 10_000
 
@@ -60,16 +62,16 @@ class AllocatorState:
     op: int
     pcpu_stats_ai: AllocInfo
     pcpu_nr_slots: int
-    pcpu_slot: tuple[tuple[ChunkState, ...], ...]
-    pcpu_first_chunk: ChunkState
-    pcpu_reserved_chunk: ChunkState | None
+    pcpu_slot: tuple[tuple[Chunk, ...], ...]
+    pcpu_first_chunk: Chunk
+    pcpu_reserved_chunk: Chunk | None
     pcpu_map_extend_chunks: tuple[int, ...]
     pcpu_nr_empty_pop_pages: int
     pcpu_atomic_alloc_failed: bool
     balance_pending: bool
 
     @property
-    def chunks(self) -> tuple[ChunkState, ...]:
+    def chunks(self) -> tuple[Chunk, ...]:
         """Every chunk in the order of percpu_stats: the reserved one, then slot 0 up."""
         reserved = (self.pcpu_reserved_chunk,) if self.pcpu_reserved_chunk else ()
         return reserved + tuple(chunk for slot in self.pcpu_slot for chunk in slot)
@@ -103,16 +105,19 @@ class RunResult:
 
 
 class Allocator:
-    """The per-CPU memory allocator of Linux v4.13.
+    """The per-CPU memory allocator of Linux: that of v4.13, or of a later kernel.
 
     >>> a = Allocator("x86-64, 4 CPUs")
     >>> p = a.alloc_percpu(60)
     >>> a.free_percpu(p)
     >>> a.stats().global_stats.nr_alloc
     1
+    >>> Allocator(engine="v6.12-bitmap").engine
+    <Engine v6.12-bitmap: 0 ops, 1 chunks>
 
     Args:
         geometry: a Geometry, or the name of a preset (`percpu_lab.PRESETS`).
+        engine: the kernel whose decisions it makes, one of models.MODELS; the geometry knows by default.
         stats: keep percpu_stats (CONFIG_PERCPU_STATS).
         trace_events: events the ring holds.
         auto_balance: run the balance work by itself, at the end of the op that makes it pending, else by `balance()`.
@@ -121,21 +126,30 @@ class Allocator:
 
     Raises:
         GeometryError: the kernel would refuse to boot with this geometry.
+        RequestError: there is no engine of this kernel.
     """
 
     def __init__(
         self,
         geometry: Geometry | str = "x86-64, 4 CPUs",
         *,
+        engine: str | None = None,
         stats: bool = True,
         trace_events: int = 1 << 16,
         auto_balance: bool = False,
         jit: str | None = None,
         name: str = "",
     ) -> None:
-        self.geometry = preset(geometry) if isinstance(geometry, str) else geometry
         self.name = name or (geometry if isinstance(geometry, str) else "percpu")
-        self.engine = Engine(self.geometry, stats=stats, ring_capacity=trace_events, auto_balance=auto_balance, jit=jit)
+        self.engine = Engine(
+            preset(geometry) if isinstance(geometry, str) else geometry,
+            kernel=engine,
+            stats=stats,
+            ring_capacity=trace_events,
+            auto_balance=auto_balance,
+            jit=jit,
+        )
+        self.geometry = self.engine.geometry
         self.trace = Trace(self.engine)
         self.memory = PercpuMemory(self.engine)
         self._current_cpu = self.geometry.info.possible_cpus[0]
@@ -357,7 +371,7 @@ class Allocator:
             )
 
     @property
-    def chunks(self) -> tuple[ChunkState, ...]:
+    def chunks(self) -> tuple[Chunk, ...]:
         """Every chunk as it stands now, in the order of percpu_stats."""
         return self.state().chunks
 
@@ -384,7 +398,7 @@ class Allocator:
 _HTML_CHUNKS = 12
 
 
-def _chunk_cells(chunk: ChunkState) -> tuple[str, ...]:
+def _chunk_cells(chunk: Chunk) -> tuple[str, ...]:
     name = {-1: "reserved", 0: "first"}.get(chunk.ordinal, str(chunk.ordinal))
     slot = str(chunk.slot) if chunk.slot >= 0 else "–"
     sizes = (format_bytes(chunk.free_bytes), format_bytes(chunk.contig_bytes))

@@ -484,6 +484,10 @@ class Engine:
         """Give the percpu pointer, unsigned, of an offset in a chunk that is there."""
         return int(self.chunk[self.handle(ordinal) + L.BASE]) + off + self.scalar(L.PTR_BIAS) & _MASK64
 
+    def unit_start(self, ordinal: int) -> int:
+        """Give where in a CPU's unit a chunk begins, in bytes: a boot chunk of v6.12 at the page of its first byte."""
+        return int(self.chunk[self.handle(ordinal) + L.BASE]) if ordinal <= 0 else 0
+
     def born(self, ptr: int) -> int:
         """Give the number of the op that allocated the area at a percpu pointer; -1 if no live area begins there."""
         with self.lock:

@@ -46,6 +46,7 @@ class PercpuMemory:
             )
         ordinal, off = self._engine.place(ptr.value)
         units = self._open(ordinal)
+        off += self._engine.unit_start(ordinal)
         self._engine.drain_zero()
         return units[self._cpus[cpu], off : off + ptr.size].view(dtype)
 
@@ -66,4 +67,5 @@ class PercpuMemory:
     def _zero(self, ordinal: int, off: int, size: int) -> None:
         units = self.units.get(max(ordinal, 0))
         if units is not None:
+            off += self._engine.unit_start(ordinal)
             units[:, off : off + size] = 0
