@@ -148,7 +148,8 @@ class _Scene(NamedTuple):
 
     @property
     def chunk(self) -> ChunkState:
-        return self.allocator.state().pcpu_first_chunk
+        chunk: ChunkState = self.allocator.state().pcpu_first_chunk
+        return chunk
 
     @property
     def shown(self) -> str:

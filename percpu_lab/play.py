@@ -33,8 +33,8 @@ EVENTS_PER_OP = 3
 _FILES = ("trace.txt", "stats.txt", "state.jsonl", "printk.txt")
 #: the order in which a state names the fault counters
 _STATE_FAULTS = ("page", "vm", "mem", "ptmap")
-#: the lists behind those of the sizes, v6.12
-_EXTRA_SLOTS = ("sidelined", "free", "to_depopulate")
+#: the lists of v6.12 behind those of the sizes, counted from the end
+_EXTRA_SLOTS = {"sidelined_slot": 3, "to_depopulate_slot": 1, "free_slot": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +144,18 @@ def state_document(engine: Engine, op: int) -> dict[str, Any]:
             "nr_empty_pop_pages": engine.scalar(L.NR_EMPTY_POP_PAGES),
             "atomic_alloc_failed": engine.scalar(L.ATOMIC_ALLOC_FAILED),
             "nr_slots": engine.scalar(L.NR_SLOTS),
-            "faults": {kind: _fault_counters(engine, L.FAULT_KINDS.index(kind)) for kind in _STATE_FAULTS},
-            **_globals_of_kernel(engine),
+            **_state_of_kernel(engine),
             "reserved_chunk": None if reserved is None else _chunk_document(reserved),
             "chunks": [_chunk_document(chunk) for chunk in engine.chunks()],
         }
 
 
-def _globals_of_kernel(engine: Engine) -> dict[str, Any]:
+def _state_of_kernel(engine: Engine) -> dict[str, Any]:
+    faults = {"faults": {kind: _fault_counters(engine, L.FAULT_KINDS.index(kind)) for kind in _STATE_FAULTS}}
     if engine.model is not BITMAP:
-        return {"map_extend_chunks": engine.map_extend_chunks()}
-    slots = {f"{name}_slot": engine.scalar(L.NR_SLOTS) - len(_EXTRA_SLOTS) + k for k, name in enumerate(_EXTRA_SLOTS)}
-    return slots | {"nr_populated": engine.scalar(L.NR_POPULATED_TOTAL)}
+        return faults | {"map_extend_chunks": engine.map_extend_chunks()}
+    slots = {name: engine.scalar(L.NR_SLOTS) - behind for name, behind in _EXTRA_SLOTS.items()}
+    return slots | {"nr_populated": engine.scalar(L.NR_POPULATED_TOTAL)} | faults
 
 
 def _fault_counters(engine: Engine, kind: int) -> list[int]:
@@ -195,8 +195,8 @@ def _bitmap_document(chunk: BitmapChunkState) -> dict[str, Any]:
         "end_offset": chunk.end_offset,
         "nr_pages": chunk.nr_pages,
         "nr_empty_pop_pages": chunk.nr_empty_pop_pages,
-        "populated": [list(run) for run in chunk.populated],
         "chunk_md": chunk.chunk_md._asdict(),
+        "populated": [list(run) for run in chunk.populated],
         "alloc_map": chunk.alloc_map.tolist(),
         "bound_map": chunk.bound_map.tolist(),
         "md_blocks": [list(block) for block in chunk.md_blocks],

@@ -6,8 +6,10 @@ import gzip
 import json
 from pathlib import Path
 
-AREAMAP = Path(__file__).parent / "data" / "golden" / "areamap"
+GOLDEN = Path(__file__).parent / "data" / "golden"
+AREAMAP = GOLDEN / "areamap"
 CASES = sorted(path.parent for path in AREAMAP.glob("*/case.json"))
+BITMAP_CASES = sorted(path.parent for path in (GOLDEN / "bitmap").glob("*/case.json"))
 OUTPUTS = ("trace.txt", "stats.txt", "state.jsonl", "printk.txt")
 
 

@@ -7,14 +7,19 @@ import json
 from pathlib import Path
 
 import pytest
-from golden_cases import CASES, OUTPUTS, first_difference, nr_ops, recorded
+from golden_cases import BITMAP_CASES, CASES, OUTPUTS, first_difference, nr_ops, recorded
 
 import percpu_lab.play
 from percpu_lab.cases import Case
 from percpu_lab.play import play
 
 LONGEST_IN_PLAIN_PYTHON = 4_000
+ALL_CASES = [*CASES, *BITMAP_CASES]
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+
+
+def case_id(case: Path) -> str:
+    return f"{case.parent.name}/{case.name}"
 
 
 def assert_same_outputs(case: Path, made: Path) -> None:
@@ -24,16 +29,17 @@ def assert_same_outputs(case: Path, made: Path) -> None:
 
 def test_there_are_recorded_cases() -> None:
     assert len(CASES) > 60
+    assert len(BITMAP_CASES) > 60
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if nr_ops(c) <= LONGEST_IN_PLAIN_PYTHON], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in ALL_CASES if nr_ops(c) <= LONGEST_IN_PLAIN_PYTHON], ids=case_id)
 def test_plain_python_does_what_the_kernel_did(case: Path, tmp_path: Path) -> None:
     play(Case.load(case), tmp_path, jit="off")
     assert_same_outputs(case, tmp_path)
 
 
 @needs_numba
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL_CASES, ids=case_id)
 def test_compiled_code_does_what_the_kernel_did(case: Path, tmp_path: Path) -> None:
     play(Case.load(case), tmp_path, jit="wait")
     assert_same_outputs(case, tmp_path)
