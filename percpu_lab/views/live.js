@@ -117,6 +117,7 @@ class View {
 
   remove() {
     this.figure.views.delete(this);
+    this.doc.views_manager?.clear(); // not only the roots' views: Bokeh adds one for notifications
     this.doc.clear({sync: false});
     const {documents} = this.Bokeh.require("document");
     const i = documents.indexOf(this.doc);
@@ -188,10 +189,12 @@ function watchHover(source, put, rows) {
 
 function watchTap(doc, manager, plot, put, rows) {
   let nrTaps = 0;
-  plot.on_event("tap", ({sx, sy, x, y}) => {
+  const tap = ({sx, sy, x, y}) => {
     const event = hit(manager.find_one(plot), {type: "point", sx, sy}, rows) ?? {kind: "tap", model: plot.id};
     put(`tap ${plot.id} ${nrTaps++}`, () => ({...event, x, y}));
-  });
+  };
+  plot.on_event("tap", tap);
+  plot.on_event("doubletap", tap); // so Bokeh calls the second of two quick taps, wherever it is
   doc.event_manager.subscribed_models.add(plot);
 }
 
