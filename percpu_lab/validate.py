@@ -28,9 +28,9 @@ Source: v4.13, spec sections 1, 3.6, 6.3 and 8.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -355,7 +355,7 @@ def _place(engine: Engine, chunk: ChunkState) -> _Violations:
         yield f"base_addr is {chunk.base_addr:#x}, not {base:#x}"
 
 
-def _order(engine: Engine, chunks: list[ChunkState]) -> _Violations:
+def _order(engine: Engine, chunks: Sequence[Any]) -> _Violations:
     wanted = {chunk.ordinal - 1: chunk.handle for chunk in chunks if chunk.ordinal > 0}
     found = {k: int(engine.order[k]) for k in np.flatnonzero(engine.order).tolist()}
     if found != wanted or max(wanted, default=-1) >= engine.scalar(L.NR_ORDER):
@@ -402,16 +402,22 @@ def _nr_areas(chunk: ChunkState, lost_bytes: int) -> int:
 
 
 def _statistics(engine: Engine, chunks: list[ChunkState]) -> _Violations:
+    yield from _counters(engine, chunks)
+    for chunk in chunks:
+        nr_areas = _nr_areas(chunk, _lost_bytes(engine, chunk.ordinal))
+        if chunk.nr_alloc != nr_areas:
+            yield f"{_name(chunk.ordinal)}: nr_alloc {chunk.nr_alloc} for {nr_areas} areas"
+
+
+def _counters(engine: Engine, chunks: Sequence[Any]) -> _Violations:
     nr_alloc, nr_dealloc, nr_cur, nr_max, nr_chunks, nr_max_chunks, smallest, largest = (
         engine.scalar(index) for index in range(L.NR_ALLOC, L.MAX_ALLOC_SIZE + 1)
     )
     if nr_alloc - nr_dealloc != nr_cur or not nr_cur <= nr_max <= nr_alloc:
         yield f"nr_alloc {nr_alloc} - nr_dealloc {nr_dealloc}, nr_cur_alloc {nr_cur}, nr_max_alloc {nr_max}"
     for chunk in chunks:
-        nr_areas = _nr_areas(chunk, _lost_bytes(engine, chunk.ordinal))
-        if chunk.nr_alloc != nr_areas or chunk.max_alloc_size > largest:
-            yield (f"{_name(chunk.ordinal)}: nr_alloc {chunk.nr_alloc} for {nr_areas} areas, "
-                   f"max_alloc_size {chunk.max_alloc_size} of {largest}")
+        if chunk.max_alloc_size > largest:
+            yield f"{_name(chunk.ordinal)}: max_alloc_size {chunk.max_alloc_size} of {largest}"
     if nr_cur != sum(chunk.nr_alloc for chunk in chunks):
         yield f"nr_cur_alloc is {nr_cur}, the chunks have {[chunk.nr_alloc for chunk in chunks]}"
     if nr_chunks != sum(chunk.ordinal >= 0 for chunk in chunks) or nr_max_chunks < nr_chunks:

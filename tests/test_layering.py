@@ -28,7 +28,7 @@ LAYERS = (
     ("tracefilter",),
     ("models",),
     ("engine",),
-    ("trace", "recorded", "stats", "workloads", "validate"),
+    ("trace", "recorded", "stats", "workloads", "validate", "validate_bitmap"),
     ("pointers", "memory", "allocator"),
     ("cases", "play", "player", "lessons"),
     ("columns",),

@@ -17,14 +17,15 @@ block's beginning; another such record, from the chunk's beginning, speaks of th
     4096
 
 Invariants of a chunk, checked by validate_bitmap():
- 1. free_bytes is 4 for each clear bit of alloc_map (a hidden end that is no whole granule may take away 3);
+ 1. free_bytes is 4 for each clear bit of alloc_map (less up to 3 where a hidden end is no whole granule);
  2. a contig run and a scan run that are not 0 are free, in each block and in the chunk;
- 3. first_free of the chunk is the first clear bit; that of a block too, or lower where the block is full;
+ 3. first_free of the chunk is its first clear bit; that of a block too, or lower where the block is full;
  4. in each record scan_hint <= contig_hint, and a scan run behind the contig run is as long;
- 5. contig_hint of the chunk is at most its largest free run (often less: pcpu_block_update_hint_free);
- 6. nr_populated counts the populated pages, nr_empty_pop_pages those that are wholly free;
- 7. every area in use begins and ends at a bit of bound_map, and has none in between;
- 8. an isolated chunk is on the lists of the sidelined or of the to_depopulate chunks, any other on neither.
+ 5. contig_hint of the chunk is at most its largest free run (often less: pcpu_block_update_hint_free); left_free of a
+    block is exact, its right_free too or 0, and its contig_hint is all bits exactly if it is wholly free;
+ 6. nr_populated counts the populated pages, nr_empty_pop_pages those that are wholly free; areas lie on populated ones;
+ 7. every area in use begins and ends at a bit of bound_map;
+ 8. an isolated chunk is on the list of the sidelined or of the to_depopulate chunks, any other on neither.
 
 Source: Linux v6.12 mm/percpu.c by its behavioural specification, sections 3 to 7.
 """
