@@ -30,7 +30,7 @@ _SLICE_OPS_COMPILED = 20_000
 _HISTORY_ROWS = 1 << 16
 
 _WALK_TEXT = (
-    "the v4.13 kernel would loop for ever here: a failing scan found only 2-byte holes, moved the chunk to slot 0, "
+    "the v4.13 kernel would loop for ever here: a failing scan found no hole of 4 bytes, moved the chunk to slot 0, "
     "and the walk of its old slot ran on into slot 0's list head, taking it for a chunk"
 )
 
@@ -53,15 +53,16 @@ class _PlainGuard(deferred_interrupt):
     def __init__(self, lock: threading.RLock) -> None:
         self._lock = lock
 
+    # an interrupt may come as soon as acquire() returns: only a `with` statement gives the lock back then
     def __enter__(self) -> None:
-        self._lock.acquire()
-        super().__enter__()
+        with self._lock:
+            super().__enter__()
+            self._lock.acquire()
 
     def __exit__(self, *error: Any) -> None:
-        try:
-            super().__exit__(*error)
-        finally:
+        with self._lock:
             self._lock.release()
+            super().__exit__(*error)
 
 
 def exercise(module: ModuleType) -> None:
@@ -236,14 +237,12 @@ class Engine:
 
     def drain_zero(self) -> None:
         """Have the areas zeroed that were allocated in chunks with memory behind them."""
-        rows = (
-            self.g[L.ZERO_TABLE : L.ZERO_TABLE + int(self.g[L.ZERO_USED]) * L.ZERO_WORDS]
-            .reshape(-1, L.ZERO_WORDS)
-            .tolist()
-        )
-        self._g[L.ZERO_USED] = 0
-        for handle, off, size in rows:
-            self.zero_area(int(self.chunk[handle + L.ORDINAL]), off, size)
+        with self.lock, deferred_interrupt():
+            end = L.ZERO_TABLE + int(self._g[L.ZERO_USED]) * L.ZERO_WORDS
+            rows = self.g[L.ZERO_TABLE : end].reshape(-1, L.ZERO_WORDS).tolist()
+            self._g[L.ZERO_USED] = 0
+            for handle, off, size in rows:
+                self.zero_area(int(self.chunk[handle + L.ORDINAL]), off, size)
 
     # --- history -----------------------------------------------------------------
 
@@ -371,18 +370,21 @@ class Engine:
             kind: mem, vm, page or ptmap.
 
         Raises:
-            RequestError: no such kind, or a negative number.
+            RequestError: no such kind, or no whole number from 0.
         """
         if kind not in L.FAULT_KINDS:
             raise RequestError(f"unknown kind of fault {kind!r}", remedy=f"use one of {', '.join(L.FAULT_KINDS)}")
-        if count < 0 or skip < 0:
-            raise RequestError(
-                "count and skip must not be negative", where=f"fault {kind}", remedy="0 clears the fault"
-            )
-        with self.lock:
+        for name, value in (("count", count), ("skip", skip)):
+            if not isinstance(value, (int, np.integer)) or not 0 <= value <= _NEVER:
+                raise RequestError(
+                    f"{value!r:.40} is no number of calls",
+                    where=f"fault {kind}, {name}",
+                    remedy="give 0 or more; a count of 0 clears the fault",
+                )
+        with self._guard:
             self._g[L.FAULT_LEFT_MEM + L.FAULT_KINDS.index(kind)] = count
             self._g[L.FAULT_SKIP_MEM + L.FAULT_KINDS.index(kind)] = skip
-            self.tick()
+            self._g[L.NOW] += 1
 
     def tick(self) -> None:
         """Let an op pass that does nothing to the allocator."""
