@@ -78,9 +78,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
     if backing == "vm" and len(cpus) > 1 and draw(st.booleans()):
         groups = [cpus[: len(cpus) // 2], [None, *cpus[len(cpus) // 2 :]]]
     gap_bytes = draw(st.sampled_from([0, 2 * unit_size]))
-    return make_geometry(
-        unit_size, static_size, reserved_size, dyn_size, groups, backing=backing, gap_bytes=gap_bytes
-    )
+    return make_geometry(unit_size, static_size, reserved_size, dyn_size, groups, backing=backing, gap_bytes=gap_bytes)
 
 
 PAGES = st.integers(1, 8).map(lambda n: 4096 * n)
