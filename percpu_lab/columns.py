@@ -215,15 +215,17 @@ def snapshot(engine: Engine) -> Snapshot:
         handles, slot, position = _walk(g, chunk)
         head = chunk[handles[:, None] + np.arange(L.POPULATED)]
         pages = chunk[handles[:, None] + (L.POPULATED + np.arange(int(g[L.UNIT_PAGES])))]
-        entries, entry_chunk = _entries(engine.map, head)
-        words = _births(engine.birth, head, entries, entry_chunk)
+        entries, words = _entries(engine.map, engine.birth, head)
         totals = _totals(g)
         op = engine.now
     unit = Unit.of(engine.geometry.info)
     first_base = engine.geometry.addresses.first_chunk
     kind = _chunk_kinds(handles, g)
-    areas = _areas(entries, entry_chunk, words, unit, kind, head[:, L.HAS_RESERVED])
-    chunks = _chunks(head, kind, slot, position, first_base, entries, areas)
+    count = head[:, L.MAP_USED] + 1
+    areas = _areas(entries, words, count, unit, kind, head[:, L.HAS_RESERVED])
+    start = np.cumsum(count) - count
+    first_free_off = entries[start + head[:, L.FIRST_FREE]] & ~1
+    chunks = _chunks(head, kind, slot, position, first_base, first_free_off, areas)
     return Snapshot(op, op, unit, chunks, areas, _runs(pages), totals)
 
 
@@ -242,24 +244,15 @@ def _walk(g: Ints, chunk: Ints) -> tuple[Ints, Ints, Ints]:
     return table[:, 0], table[:, 1], table[:, 2]
 
 
-def _entries(map_: Ints, head: Ints) -> tuple[Ints, Ints]:
-    """All map entries with their end markers, one chunk behind the other, and the row of the chunk of each."""
+def _entries(map_: Ints, birth: Ints, head: Ints) -> tuple[Ints, Ints]:
+    """All map entries with their end markers, chunk after chunk, and the word of `birth` that belongs to each."""
     count = head[:, L.MAP_USED] + 1
-    shift = head[:, L.MAP] - (np.cumsum(count) - count)
-    chunk = np.repeat(np.arange(len(head)), count)
-    return map_[np.arange(int(count.sum())) + shift[chunk]], chunk
-
-
-def _births(birth: Ints, head: Ints, entries: Ints, chunk: Ints) -> Ints:
-    """The word `op << 16 | requested size` of every entry, UNKNOWN and 0 where no allocation begins."""
-    words = np.full(len(entries), UNKNOWN << 16)
-    in_use = entries & 1
-    last = np.cumsum(head[:, L.MAP_USED] + 1) - 1
-    in_use[last] = 0  # end markers
-    in_use[(last - head[:, L.MAP_USED])[head[:, L.HAS_RESERVED] != 0]] = 0  # prefixes
-    rows = np.flatnonzero(in_use)  # taking by number is faster than by mask
-    words[rows] = birth[head[:, L.BIRTH][chunk[rows]] + (entries[rows] >> 1)]
-    return words
+    place = np.arange(int(count.sum()))
+    place += np.repeat(head[:, L.MAP] - (np.cumsum(count) - count), count)
+    entries = map_[place]
+    words = birth.take(np.repeat(head[:, L.BIRTH], count) + (entries >> 1), mode="clip")
+    words[np.cumsum(count) - 1] = 0  # an end marker has no word, but its neighbour's
+    return entries, words
 
 
 def _totals(g: Ints) -> Totals:
@@ -275,12 +268,13 @@ def _chunk_kinds(handles: Ints, g: Ints) -> Ints:
     return kind
 
 
-def _areas(entries: Ints, chunk: Ints, words: Ints, unit: Unit, chunk_kind: Ints, has_reserved: Ints) -> AreaColumns:
+def _areas(entries: Ints, words: Ints, count: Ints, unit: Unit, chunk_kind: Ints, has_reserved: Ints) -> AreaColumns:
     """Make areas of map entries: each reaches to the next, the end marker to the end of the unit."""
     off = entries & ~1
-    last = np.append(np.flatnonzero(np.diff(chunk)), len(chunk) - 1)[: len(chunk_kind)]
-    first = np.append(0, last[:-1] + 1)[: len(last)]
-    size = np.diff(off, append=0)
+    last = np.cumsum(count) - 1
+    first = last + 1 - count
+    size = np.empty_like(off)
+    np.subtract(off[1:], off[:-1], out=size[:-1])
     size[last] = unit.unit_size - off[last]
     in_use = entries & 1
     kind = np.array([HOLE, IN_USE], np.uint8)[in_use]
@@ -289,6 +283,7 @@ def _areas(entries: Ints, chunk: Ints, words: Ints, unit: Unit, chunk_kind: Ints
     kind[last] = OUTSIDE
     kind[first[has_reserved.astype(bool)]] = STATIC
     is_split = (chunk_kind == FIRST_CHUNK) & (kind[first] == STATIC) & (size[first] > unit.static_size & ~1)
+    chunk = np.repeat(np.arange(len(count)), count)
     return _parted(chunk, off, size, words, kind, first[is_split], unit.static_size & ~1)
 
 
@@ -300,13 +295,13 @@ def _parted(chunk: Ints, off: Ints, size: Ints, words: Ints, kind: Ints, split: 
     off, size, kind, words = off[keep], size[keep], kind[keep], words[keep]
     off[at + 1], size[at + 1], kind[at + 1] = static, size[at + 1] - static, RESERVED
     size[at] = static
-    return AreaColumns(chunk[keep], off, size, words & 0xFFFF, words >> 16, kind)
+    birth = (words >> 16) - (words == 0)  # no allocation has no word
+    return AreaColumns(chunk[keep], off, size, words & 0xFFFF, birth, kind)
 
 
 def _chunks(
-    head: Ints, kind: Ints, slot: Ints, position: Ints, first_base: int, entries: Ints, areas: AreaColumns
+    head: Ints, kind: Ints, slot: Ints, position: Ints, first_base: int, first_free_off: Ints, areas: AreaColumns
 ) -> ChunkColumns:
-    start = np.cumsum(head[:, L.MAP_USED] + 1) - (head[:, L.MAP_USED] + 1)
     base = head[:, L.BASE].astype(np.uint64) + np.uint64(first_base)
     free, largest, sum_frag, max_frag = free_sums(areas.chunk, areas.size_bytes, areas.kind, len(head))
     return ChunkColumns(
@@ -318,7 +313,7 @@ def _chunks(
         free_bytes=free,
         contig_hint=head[:, L.CONTIG_HINT].copy(),
         largest_free_bytes=largest,
-        first_free_off=entries[start + head[:, L.FIRST_FREE]] & ~1,
+        first_free_off=first_free_off,
         nr_alloc=head[:, L.CHUNK_NR_ALLOC].copy(),
         nr_populated=head[:, L.NR_POPULATED].copy(),
         sum_frag=sum_frag,

@@ -1,4 +1,4 @@
-"""Too many areas to draw one by one: pictures of them, exact by the share of each pixel that they cover.
+"""Too many areas to draw one by one: pictures of them, true to a twentieth of each pixel.
 
 one row of bins a chunk          a pixel's code tells the share of it that is in use and the share that is hole
 |####:##__|  ->  codes           (both in twentieths), or that it belongs to a prefix or lies outside the map
@@ -7,11 +7,12 @@ one row of bins a chunk          a pixel's code tells the share of it that is in
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .columns import HOLE, IN_USE, OUTSIDE, RESERVED, STATIC, Ints, Snapshot
+from .columns import HOLE, IN_USE, OUTSIDE, RESERVED, STATIC, AreaColumns, Ints, Snapshot
 from .spans import Lifetimes
 
 LEVELS = 20
@@ -68,22 +69,31 @@ def unit_image(snap: Snapshot, nr_bins: int, start_bytes: float, end_bytes: floa
     areas, scale = snap.areas, nr_bins / (end_bytes - start_bytes)
     low, high = np.searchsorted(areas.chunk, [first, last])
     part = slice(int(low), int(max(high, low)))
-    kind, row = areas.kind[part], areas.chunk[part] - first
-    left = np.clip((areas.off_bytes[part] - start_bytes) * scale, 0, nr_bins)
-    right = np.clip((areas.off_bytes[part] + areas.size_bytes[part] - start_bytes) * scale, 0, nr_bins)
-    shares = [
-        coverage(row[chosen], left[chosen], right[chosen], nr_rows, nr_bins)
-        for chosen in (np.flatnonzero(kind == IN_USE), np.flatnonzero(kind == HOLE))
-    ]
-    image = _mixed_codes(*shares)
-    for area in np.flatnonzero(kind >= STATIC).tolist():  # few: only the first and the reserved chunk have such areas
-        image[row[area], round(left[area]) : round(right[area])] = _SOLID[int(kind[area])]
+    kind = areas.kind[part]
+    hole, rest = np.flatnonzero(kind == HOLE), np.flatnonzero((kind != HOLE) & (kind != IN_USE))
+    places = [_bins(areas, part.start + chosen, first, start_bytes, scale, nr_bins) for chosen in (hole, rest)]
+    hole_share, rest_share = (coverage(*place, nr_rows, nr_bins) for place in places)
+    image = _mixed_codes(
+        1 - hole_share - rest_share, hole_share
+    )  # fewer than the areas in use, which fill what is left
+    for area, row, left, right in zip(rest.tolist(), *(place.tolist() for place in places[1]), strict=True):
+        if (code := _SOLID.get(int(kind[area]))) is not None:
+            image[row, round(left) : round(right)] = code
     return image
+
+
+def _bins(
+    areas: AreaColumns, chosen: Ints, first: int, start: float, scale: float, nr_bins: int
+) -> tuple[Ints, Ints, Ints]:
+    """Rows, and left and right ends in bins, of some areas."""
+    left = (areas.off_bytes[chosen] - start) * scale
+    right = left + areas.size_bytes[chosen] * scale
+    return areas.chunk[chosen] - first, np.clip(left, 0, nr_bins), np.clip(right, 0, nr_bins)
 
 
 def _mixed_codes(in_use: Shares, hole: Shares) -> Codes:
     """Codes of two shares; rounded up, so that a small area does not vanish."""
-    level_in_use = np.minimum((in_use * LEVELS + _ALMOST_ONE).astype(np.uint8), LEVELS)
+    level_in_use = np.minimum((np.maximum(in_use, 0) * LEVELS + _ALMOST_ONE).astype(np.uint8), LEVELS)
     level_hole = np.minimum((hole * LEVELS + _ALMOST_ONE).astype(np.uint8), LEVELS - level_in_use)
     codes: Codes = _FIRST_CODE[level_in_use] + level_hole
     return codes
@@ -99,23 +109,44 @@ def lifetime_image(lives: Lifetimes, nr_bins: int, nr_rows: int, bottom: float =
     """
     start, end = lives.window
     scale = nr_bins / max(end - start, 1)
-    left = np.clip((lives.birth - start) * scale, 0, nr_bins - 1).astype(np.int64)
     top = max(len(lives.bands), 1) if top is None else top
-    per_byte = nr_rows / (top - bottom) / lives.unit.unit_size
-    low = (lives.band * lives.unit.unit_size + lives.off_bytes - bottom * lives.unit.unit_size) * per_byte
-    high = np.clip(low + lives.size_bytes * per_byte, 0, nr_rows)
-    low = np.clip(low, 0, nr_rows)
-    live, freed = np.flatnonzero(lives.is_live), np.flatnonzero(~lives.is_live)
-    right = np.clip(np.ceil((lives.death[freed] - start) * scale), left[freed] + 1, nr_bins).astype(np.int64)
-    shape = nr_bins, nr_rows
-    live_share = _from_bin_on(left[live], low[live], high[live], *shape)
-    live_share[:, max(math.ceil((lives.now - start) * scale), 1) :] = 0  # all areas in use end here
-    freed_share = _from_bin_on(left[freed], low[freed], high[freed], *shape)
-    freed_share -= _from_bin_on(right, low[freed], high[freed], *shape)
-    return _mixed_codes(live_share, freed_share)
+    per_band = nr_rows / (top - bottom)
+    shares = []
+    for part in (slice(lives.nr_freed, None), slice(lives.nr_freed)):
+        low = np.multiply(lives.off_bytes[part], per_band / lives.unit.unit_size, dtype=np.float32)
+        low += np.multiply(lives.band[part], per_band, dtype=np.float32)
+        low -= np.float32(bottom * per_band)
+        height = np.multiply(lives.size_bytes[part], per_band / lives.unit.unit_size, dtype=np.float32)
+        left = _bins_of(lives.birth[part], start, scale, nr_bins - 1).astype(np.int32)
+        shares.append(_from_bin_on(left, low, height, nr_bins, nr_rows))
+    live, freed = shares
+    live[:, max(math.ceil((lives.now - start) * scale), 1) :] = 0  # all areas in use end here
+    right = np.maximum(np.ceil(_bins_of(lives.death[part], start, scale, nr_bins)).astype(np.int32), left + 1)
+    freed -= _from_bin_on(right, low, height, nr_bins, nr_rows)
+    return _mixed_codes(live, freed)
 
 
-def _from_bin_on(left: Ints, low: Shares, high: Shares, nr_bins: int, nr_rows: int) -> Shares:
+def _bins_of(op: Ints, start: int, scale: float, last: int) -> Shares:
+    place = np.subtract(op, start, dtype=np.float64)
+    place *= scale
+    return np.clip(place, 0, last, out=place)
+
+
+def _from_bin_on(left: Ints, low: Any, height: Any, nr_bins: int, nr_rows: int) -> Shares:
     """Shares of pixels (nr_rows, nr_bins) covered by boxes that reach from a bin to the right edge."""
-    at_bin = coverage(left, low, high, nr_bins + 1, nr_rows)[:nr_bins]
-    return np.ascontiguousarray(at_bin.cumsum(axis=0).T)
+    tall = np.flatnonzero(height >= 1 / LEVELS)
+    row = low + height / 2
+    row += 1  # rows 0 and nr_rows + 1 are out of sight
+    at = np.clip(row, 0, nr_rows + 1, out=row).astype(np.int32)
+    at *= nr_bins + 1
+    at += left
+    weight = height
+    if len(tall):  # what is lower counts wholly to the pixel of its middle: right to a level or two, and much faster
+        weight = height.copy()
+        weight[tall] = 0
+    steps: Any = np.bincount(at, weight, minlength=(nr_rows + 2) * (nr_bins + 1))
+    shares: Shares = steps.reshape(nr_rows + 2, nr_bins + 1)[1:-1, :nr_bins]
+    if len(tall):
+        begin, end = np.clip(low[tall], 0, nr_rows), np.clip(low[tall] + height[tall], 0, nr_rows)
+        shares += coverage(left[tall], begin, end, nr_bins + 1, nr_rows)[:nr_bins].T
+    return shares.cumsum(axis=1)

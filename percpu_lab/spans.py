@@ -34,13 +34,13 @@ class Marks(Frozen):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lifetimes(Frozen):
-    """Areas that lived within a span of ops, one row an area, and what else happened in it.
+    """Areas that lived within a span of ops, one row an area, and what else happened in it; first the freed areas.
 
     Args:
         window: first op and op behind the last.
         birth: op of the allocation; names the area.
         death: op of the free; of an area in use the number of ops done.
-        is_live: in use now.
+        nr_freed: rows of areas that are not in use now.
         now: ops done.
         band: of the area's chunk, an index to bands.
         bands: ordinals of the chunks met, ascending.
@@ -54,7 +54,7 @@ class Lifetimes(Frozen):
     unit: Unit
     birth: Ints
     death: Ints
-    is_live: npt.NDArray[np.bool_]
+    nr_freed: int
     band: Ints
     off_bytes: Ints
     size_bytes: Ints
@@ -67,6 +67,11 @@ class Lifetimes(Frozen):
 
     def __len__(self) -> int:
         return len(self.birth)
+
+    @property
+    def is_live(self) -> npt.NDArray[np.bool_]:
+        """Whether each area is in use now."""
+        return np.arange(len(self)) >= self.nr_freed
 
     @property
     def ordinal(self) -> Ints:
@@ -101,53 +106,58 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         window: first op and op behind the last; all that events tell of without it.
     """
     start, end = window if window is not None else default_window(events, snap)
-    op, event = events.op, events.event
-    past = op < snap.op
-    freed = np.flatnonzero((event == L.EVENT_FREE) & (op >= start) & (events.birth < end) & past)
-    is_known = events.birth[freed] >= 0
-    nr_unknown = int(np.count_nonzero(op[freed[~is_known]] < end))
-    freed = freed[is_known]
+    seen = slice(*np.searchsorted(events.op, [start, snap.op]))  # ops rise
+    op, birth, ordinal = events.op[seen], events.birth[seen], events.chunk[seen]
+    freed = np.flatnonzero((events.event[seen] == L.EVENT_FREE) & (birth < end))
+    known, unknown = freed[birth[freed] >= 0], freed[birth[freed] < 0]
     areas = snap.areas
-    live = np.flatnonzero((areas.kind == IN_USE) & (areas.birth < end)) if snap.op >= start else np.zeros(0, np.int64)
-    marked = np.flatnonzero((event >= L.EVENT_FAIL) & (op >= start) & (op < end) & past)
-    marks = Marks(
-        op[marked], event[marked], events.chunk[marked], events.size[marked], events.flags[marked] >> L.REASON_SHIFT
-    )
-    ordinal = np.concatenate([events.chunk[freed], snap.chunks.ordinal[areas.chunk[live]]])
-    bands, band = _bands(ordinal, marks, snap)
+    live = np.flatnonzero((areas.kind == IN_USE) & (areas.birth < end)) if snap.op >= start else freed[:0]
+    marks = _marks(events, seen, end)
+    bands, freed_band, chunk_band = _bands(ordinal[known], snap.chunks.ordinal, marks.ordinal)
     return Lifetimes(
         (start, end),
         snap.op,
         snap.unit,
-        birth=np.concatenate([events.birth[freed], areas.birth[live]]),
-        death=np.concatenate([op[freed], np.full(len(live), snap.op, np.int64)]),
-        is_live=np.arange(len(ordinal)) >= len(freed),
-        band=band,
-        off_bytes=np.concatenate([events.off[freed], areas.off_bytes[live]]),
-        size_bytes=np.concatenate([events.size[freed], areas.size_bytes[live]]),
+        birth=np.concatenate([birth[known], areas.birth[live]]),
+        death=np.concatenate([op[known], np.full(len(live), snap.op, np.int64)]),
+        nr_freed=len(known),
+        band=_joined(freed_band, chunk_band[areas.chunk[live]]),
+        off_bytes=_joined(events.off[seen][known], areas.off_bytes[live]),
+        size_bytes=_joined(events.size[seen][known], areas.size_bytes[live]),
         bands=bands,
         band_birth=_band_ops(bands, marks, L.EVENT_CREATE, start),
         band_death=_band_ops(bands, marks, L.EVENT_DESTROY, min(end, snap.op)),
         marks=marks,
         nr_lost=events.lost,
-        nr_unknown=nr_unknown,
+        nr_unknown=int(np.count_nonzero(op[unknown] < end)),
     )
+
+
+def _bands(freed: Ints, chunks: Ints, marks: Ints) -> tuple[Ints, Ints, Ints]:
+    """Ordinals met, ascending, and the places of the first two among them; by a table, as ordinals are dense."""
+    met = [part - RESERVED_ORDINAL for part in (freed, chunks, marks[marks != L.NO_CHUNK])]
+    is_met = np.zeros(max(int(part.max(initial=0)) for part in met) + 1, np.bool_)
+    for part in met:
+        is_met[part] = True
+    place = np.cumsum(is_met) - 1
+    return np.flatnonzero(is_met) + RESERVED_ORDINAL, place[met[0]], place[met[1]]
+
+
+def _joined(freed: Ints, live: Ints) -> Ints:
+    """One column of what fits in 32 bits: half the memory is half the time."""
+    return np.concatenate([freed, live], dtype=np.int32, casting="same_kind")
+
+
+def _marks(events: Events, seen: slice, end: int) -> Marks:
+    chosen = seen.start + np.flatnonzero((events.event[seen] >= L.EVENT_FAIL) & (events.op[seen] < end))
+    columns = (events.op, events.event, events.chunk, events.size, events.reason)
+    return Marks(*(column[chosen] for column in columns))
 
 
 def default_window(events: Events, snap: Snapshot) -> tuple[int, int]:
     """Give the span of ops that events tell of, up to now; at least one op long."""
     first = int(events.op[0]) if len(events) and events.lost else 0
     return min(max(first, 0), snap.op), max(snap.op, 1)
-
-
-def _bands(ordinal: Ints, marks: Marks, snap: Snapshot) -> tuple[Ints, Ints]:
-    """Ordinals met, ascending, and the place among them of each area's; ordinals are dense: a table beats sorting."""
-    others = np.concatenate([marks.ordinal[marks.ordinal != L.NO_CHUNK], snap.chunks.ordinal])
-    low = min(int(ordinal.min(initial=0)), int(others.min(initial=0)))
-    is_met = np.bincount(others - low, minlength=int(ordinal.max(initial=0)) - low + 1) > 0
-    is_met[ordinal - low] = True
-    place = np.cumsum(is_met) - 1
-    return np.flatnonzero(is_met) + low, place[ordinal - low]
 
 
 def _band_ops(bands: Ints, marks: Marks, event: int, otherwise: int) -> Ints:

@@ -102,7 +102,7 @@ def timeline_status(lives: Lifetimes, *, is_tracing: bool, is_picture: bool, mar
     }
     first, end = lives.window
     parts = [text for text, holds in warnings.items() if holds]
-    parts.append(f"ops {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {int(lives.is_live.sum()):,} go on")
+    parts.append(f"ops {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {len(lives) - lives.nr_freed:,} go on")
     parts.append(f"failed: {failed:,}, chunks made: {made:,}, given back: {given_back:,}")
     return BETWEEN.join(parts)
 

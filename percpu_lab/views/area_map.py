@@ -39,7 +39,7 @@ from .live import FigureEvent, Frame
 from .shared import FollowedRange, Shared, on_hover, on_tap
 
 BUDGET = 4000  # areas drawn one by one
-NR_BINS = 640
+MAX_BINS, MIN_BINS, MAX_PIXELS = 640, 320, 100_000  # of a picture
 MAX_LABELS = 16  # rows that have room for text
 MAX_GRID_PAGES = 64  # in sight, or the grid would be a grey
 EDGE_BYTES = 1 / 160  # of the width in sight: wide enough for an outline
@@ -293,7 +293,7 @@ class AreaMap:
             return {name: [] for name in ("image", "x", "y", "dw", "dh")}
         start = max(min(self._x.shown), 0.0)
         end = min(max(self._x.shown), snap.unit.unit_size / KIB)
-        codes = unit_image(snap, NR_BINS, start * KIB, end * KIB, rows)
+        codes = unit_image(snap, int(np.clip(MAX_PIXELS // nr_rows, MIN_BINS, MAX_BINS)), start * KIB, end * KIB, rows)
         if nr_rows <= MAX_LABELS * 3:  # room for a gap between strips
             codes = np.repeat(codes, 5, axis=0)
             codes[4::5] = CODE_NOTHING

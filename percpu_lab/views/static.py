@@ -236,7 +236,7 @@ def _label_chunks(axes: Any, snap: Snapshot) -> None:
     for place, heading in zip(places, ("slot", "free", "contig_hint: largest free"), strict=True):
         axes.text(place, 1.03, heading, transform=axes.transAxes, fontsize=8)
     for row in rows:
-        hint = _words.hint_text(int(chunks.contig_hint[row]), int(chunks.largest_free_bytes[row])).replace("⚠", "!")
+        hint = _words.hint_text(int(chunks.contig_hint[row]), int(chunks.largest_free_bytes[row]))
         words = (_words.slot_text(int(chunks.slot[row])), format_bytes(int(chunks.free_bytes[row])), hint)
         for place, word in zip(places, words, strict=True):
             axes.text(place, row + 0.5, word, **text)

@@ -34,8 +34,7 @@ from .live import FigureEvent, Frame
 from .shared import STILL_IN_USE, FollowedRange, Shared, on_hover, on_tap
 
 BUDGET = 4000
-NR_BINS = 480
-NR_ROWS = 250
+NR_BINS, NR_ROWS = 420, 220  # of a picture
 MAX_LABELS = 16
 MAX_MARKS = 2000  # of a kind
 FAILED_LANE = 0.8  # bands high
@@ -211,12 +210,13 @@ def _source(*names: str) -> ColumnDataSource:
 
 
 def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
-    names = ("birth", "death", "is_live", "off_bytes", "size_bytes")
-    birth, death, is_live, off, size = (getattr(lives, name)[part] for name in names)
+    names = ("birth", "death", "off_bytes", "size_bytes")
+    birth, death, off, size = (getattr(lives, name)[part] for name in names)
+    is_live = part >= lives.nr_freed
     bottom = lives.band[part] + off / lives.unit.unit_size
     top = bottom + size / lives.unit.unit_size
     columns = (
-        birth, lives.ordinal[part], off, size, np.where(is_live, STILL_IN_USE, death),
+        birth, lives.bands[lives.band[part]], off, size, np.where(is_live, STILL_IN_USE, death),
         np.where(is_live, 1 + (birth & 1), 0).astype(np.uint8), birth, death, top, bottom,
     )  # fmt: skip
     return dict(zip(_AREAS, columns, strict=True))
