@@ -7,6 +7,7 @@ buffers  12 bytes                        32 bytes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,11 @@ def encode(columns: Mapping[str, Column]) -> Columns:
 
 def _encode_column(name: str, values: Array | Sequence[Any], buffers: list[bytes]) -> tuple[str, list[Any]]:
     """Append the column's bytes to buffers; returns its kind and description."""
-    first = values[0] if len(values) else None
-    if isinstance(first, np.ndarray):
-        return "arrays", [_encode_array(name, array, buffers) for array in values]
-    if isinstance(first, str):
-        return "list", [str(value) for value in values]
+    if not isinstance(values, np.ndarray):
+        if len(values) and isinstance(values[0], np.ndarray):
+            return "arrays", [_encode_array(name, array, buffers) for array in values]
+        if not all(isinstance(value, Number) for value in values):
+            return "list", list(values)
     array = np.asarray(values)
     return ("array", _encode_array(name, array, buffers)) if array.dtype.kind in "biuf" else ("list", array.tolist())
 

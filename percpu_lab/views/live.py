@@ -102,7 +102,9 @@ def _scripts_for(root: LayoutDOM) -> list[list[str]]:
 
 
 def _title_of(root: LayoutDOM) -> str:
-    titles = (getattr(getattr(model, "title", None), "text", "") for model in [root, *root.references()])
+    """Find the title of the root, or of the oldest model in it that has one."""
+    by_age = sorted(root.references(), key=lambda model: (len(model.id), model.id))
+    titles = (getattr(getattr(model, "title", None), "text", "") for model in [root, *by_age])
     return next((title for title in titles if isinstance(title, str) and title), "")
 
 
