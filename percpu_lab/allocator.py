@@ -245,12 +245,6 @@ class Allocator:
         """
         ops = script if isinstance(script, Ops) else script.build()
         table = np.zeros(max(ops.nr_ids, 1), np.int64) if ids is None else ids
-        if ops.nr_ids > len(table):
-            raise RequestError(
-                f"the script uses {ops.nr_ids} ids, the table has {len(table)}",
-                where="ids",
-                remedy="give a longer table",
-            )
         failed_before = self.engine.scalar(L.NR_FAILED)
         for start in range(0, len(ops), _SLICE_OPS):
             self.run_slice(ops, table, start, min(start + _SLICE_OPS, len(ops)))

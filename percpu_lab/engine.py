@@ -315,7 +315,7 @@ class Engine:
             flags: FLAG_RESERVED | FLAG_ATOMIC.
         """
         if size > _NEVER or align > _NEVER:
-            size, align = to_signed(size + -size % self.model.granule), to_signed(align)
+            size, align = to_signed(size), to_signed(align)
         g = self._g
         with self._guard:
             ptr = self._op_alloc(*self._arrays, size, align, flags)
@@ -400,8 +400,10 @@ class Engine:
 
         Raises:
             BadFreeError, KernelBugError: at the op its text names; the ops before it are done.
+            RequestError: there are no such ops, or the table does not fit them; nothing was done.
         """
         end = len(ops) if stop is None else stop
+        _check_run(ops, ids, start, end)
         words = ops.array.reshape(-1)
         i = start
         while i < end:
@@ -547,6 +549,20 @@ _SAMPLES = 256  # a run should leave at least so many
 _SAMPLE_WORK_SINGLE = 16
 _SAMPLE_WORK_BULK = 4
 _BAD_FREE = (L.STATUS_BAD_FREE, L.STATUS_NO_CHUNK, L.STATUS_STATIC, L.STATUS_STALE)
+
+
+def _check_run(ops: Ops, ids: np.ndarray, start: int, end: int) -> None:
+    """Check what compiled code takes on trust."""
+    if start < 0 or end > len(ops):
+        raise RequestError(
+            f"the script has ops 0 to {len(ops) - 1}", where=f"ops [{start}, {end})", remedy="stay inside"
+        )
+    if ids.dtype != np.int64 or ids.ndim != 1 or not (ids.flags.c_contiguous and ids.flags.writeable):
+        raise RequestError(f"not a table of pointers: {ids!r:.60}", where="ids", remedy="give np.zeros(n, np.int64)")
+    if ops.nr_ids > len(ids):
+        raise RequestError(
+            f"the script uses {ops.nr_ids} ids, the table has {len(ids)}", where="ids", remedy="give a longer table"
+        )
 
 
 def bad_free(status: int, ptr: int, where: str = "") -> LabError:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from .core import layout as L
-from .errors import CaseError
+from .errors import CaseError, RequestError
 
 _WORDS = {
     "alloc": (L.OP_ALLOC, (5,)),
@@ -25,7 +25,8 @@ _WORDS = {
     "fault": (L.OP_FAULT, (2, 3)),
 }
 _NAMES = {kind: name for name, (kind, _) in _WORDS.items()}
-_MAX_DIGITS = 18  # fits an int64
+_SIGN_BIT = 1 << 63
+_MAX_DIGITS = 20
 
 
 class Ops:
@@ -40,27 +41,26 @@ class Ops:
 
     Args:
         array: int64 (5, n): kind, id, size, align, flags (see core/layout.py); ids are dense, from 0.
+            Sizes and alignments of 2^63 and more are negative there.
         names: the ids of the script, by dense id; without them the dense ids themselves.
+
+    Raises:
+        RequestError: the array is no op script.
     """
 
-    __slots__ = ("array", "names")
+    __slots__ = ("array", "names", "nr_ids")
 
     def __init__(self, array: np.ndarray, names: Sequence[str] | None = None) -> None:
         self.array = np.ascontiguousarray(array, dtype=np.int64)
         self.names = names
+        #: how many ids are in use: the length of the pointer table a run needs
+        self.nr_ids = _checked_nr_ids(self.array)
 
     def __len__(self) -> int:
         return int(self.array.shape[1])
 
     def __repr__(self) -> str:
         return f"<Ops: {len(self):,} ops, {self.nr_ids:,} ids>"
-
-    @property
-    def nr_ids(self) -> int:
-        """Count the ids in use: the length of the pointer table a run needs."""
-        kind, ids = self.array[L.OPS_KIND], self.array[L.OPS_ID]
-        used = ids[kind <= L.OP_FREE]
-        return int(used.max()) + 1 if used.size else 0
 
     @classmethod
     def concat(cls, parts: Iterable[Ops]) -> Ops:
@@ -130,14 +130,37 @@ class Ops:
         return "".join(_format_op(op, self.names) + "\n" for op in self.array.T.tolist())
 
 
-def _number(word: str, where: str) -> int:
-    if not (word.isascii() and word.isdigit() and len(word) <= _MAX_DIGITS):
+def _checked_nr_ids(array: np.ndarray) -> int:
+    """Check what compiled code takes on trust -> number of ids."""
+    if array.ndim != 2 or len(array) != L.NR_OPS_COLUMNS:
+        raise _no_script(f"its shape is {array.shape}")
+    kind, number = array[L.OPS_KIND], array[L.OPS_ID]
+    if kind.size and not 0 <= kind.min() <= kind.max() < L.NR_OP_KINDS:
+        raise _no_script(f"kinds of ops are 0 to {L.NR_OP_KINDS - 1}, not {kind.min()} to {kind.max()}")
+    if number.size and number.min() < 0:
+        raise _no_script(f"an id is {number.min()}")
+    faults = array[L.OPS_ID : L.OPS_ALIGN + 1, kind == L.OP_FAULT]
+    if faults.size and (faults.min() < 0 or faults[0].max() >= L.NR_FAULT_KINDS):
+        raise _no_script("a fault has no such kind, or a negative number")
+    used = number[kind <= L.OP_FREE]
+    return int(used.max()) + 1 if used.size else 0
+
+
+def _no_script(what: str) -> RequestError:
+    return RequestError(what, where="Ops", remedy="make scripts with Ops.alloc, Ops.free, Ops.from_text or a workload")
+
+
+def _number(word: str, where: str, limit: int = _SIGN_BIT) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) <= _MAX_DIGITS and int(word) < limit):
         raise CaseError(
-            f"{word[:40]!r} is not a number of up to {_MAX_DIGITS} digits",
-            where=where,
-            remedy="write decimal digits only",
+            f"{word[:40]!r} is not a number from 0 to {limit - 1}", where=where, remedy="write decimal digits only"
         )
     return int(word)
+
+
+def _size(word: str, where: str) -> int:
+    number = _number(word, where, 2 * _SIGN_BIT)
+    return number - 2 * _SIGN_BIT if number & _SIGN_BIT else number
 
 
 def _parse_line(line: str, dense: dict[str, int], where: str) -> tuple[int, ...]:
@@ -150,7 +173,8 @@ def _parse_line(line: str, dense: dict[str, int], where: str) -> tuple[int, ...]
             f"{words[0]} takes {counts[-1]} operands, not {len(words) - 1}", where=where, remedy="complete the line"
         )
     if kind == L.OP_ALLOC:
-        size, align, reserved, atomic = (_number(word, where) for word in words[2:])
+        size, align = (_size(word, where) for word in words[2:4])
+        reserved, atomic = (_number(word, where) for word in words[4:])
         if reserved > 1 or atomic > 1:
             raise CaseError(
                 "RESERVED and ATOMIC are 0 or 1", where=where, remedy="write alloc ID SIZE ALIGN RESERVED ATOMIC"
@@ -180,6 +204,7 @@ def _format_op(op: list[int], names: Sequence[str] | None) -> str:
     kind, number, size, align, flags = op
     name = names[number] if names and kind <= L.OP_FREE else number
     if kind == L.OP_ALLOC:
+        size, align = size % (2 * _SIGN_BIT), align % (2 * _SIGN_BIT)
         return f"alloc {name} {size} {align} {flags & L.FLAG_RESERVED} {int(bool(flags & L.FLAG_ATOMIC))}"
     if kind == L.OP_FREE:
         return f"free {name}"

@@ -218,7 +218,7 @@ def test_a_layout_that_the_kernel_would_not_boot_with(folder: Path) -> None:
         "alloc 1 16 8 0 0 0",
         "alloc 1 -16 8 0 0",
         "alloc 1 1e3 8 0 0",
-        "alloc 1 9223372036854775808 8 0 0",
+        "alloc 1 18446744073709551616 8 0 0",
         "alloc 1 " + "9" * 5000 + " 8 0 0",
         "alloc 1 16 8 2 0",
         "alloc 1 16 8 0 yes",

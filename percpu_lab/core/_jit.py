@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["COMPILED", "cold", "ctz", "entry", "fls", "kernel", "memmove"]
+__all__ = ["COMPILED", "as_int64", "cold", "ctz", "entry", "fls", "kernel", "memmove"]
 
 COMPILED = (__package__ or "").endswith("core_compiled")
 
@@ -53,6 +53,10 @@ if COMPILED:
     def entry(function: Callable[..., Any]) -> Any:
         return _compile(function)
 
+    @kernel
+    def as_int64(value):  # type: ignore[no-untyped-def]
+        return value
+
     @intrinsic
     def memmove(typingctx, array, dst, src, count):  # type: ignore[no-untyped-def]
         # numba copies overlapping slices through a temporary, ten times slower
@@ -86,6 +90,10 @@ else:
         return function
 
     cold = entry = kernel
+
+    def as_int64(value: int) -> int:
+        """Let a number go round at 2^63, as compiled ones do."""
+        return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
     def memmove(array: Any, dst: int, src: int, count: int) -> None:
         """Move entries within an array, where the two places may overlap."""

@@ -6,7 +6,7 @@
 """
 
 from . import layout as L
-from ._jit import cold, kernel
+from ._jit import as_int64, cold, kernel
 from .ring_filter import filter_matches
 
 
@@ -47,7 +47,7 @@ def log_line(s, code, size, align, atomic, reason):
     at = L.LOG_TABLE + g[L.LOG_USED] * L.LOG_WORDS
     g[at + L.LOG_OP] = g[L.NOW]
     g[at + L.LOG_CODE] = code
-    g[at + L.LOG_SIZE] = size
+    g[at + L.LOG_SIZE] = as_int64(size)
     g[at + L.LOG_ALIGN] = align
     g[at + L.LOG_ATOMIC] = atomic
     g[at + L.LOG_REASON] = reason
