@@ -15,12 +15,13 @@ from bokeh.plotting import figure
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from ipywidgets import Button, HBox, IntSlider, VBox, Widget
 
 from percpu_lab.errors import LabError
 from percpu_lab.session import Clock
 from percpu_lab.views import _cells
 from percpu_lab.views._wire import encode
-from percpu_lab.views.live import ACK_TIMEOUT_SECONDS, Frame, LiveFigure, Publisher, Pump
+from percpu_lab.views.live import ACK_TIMEOUT_SECONDS, Frame, LiveFigure, Publisher, Pump, close_tree
 
 # ---- columns on the wire
 
@@ -245,6 +246,29 @@ def test_bokehjs_is_held_once_for_all_figures(plot):
     assert [name for name, _ in first._scripts] == ["bokeh.min.js"]
     first.close()
     second.close()
+
+
+def test_bokehjs_is_no_state_that_a_notebook_file_would_keep(plot):
+    ((_, reference),) = LiveFigure(plot)._scripts
+    state = Widget.get_manager_state()["state"][reference.removeprefix("anywidget:")]
+    assert len(json.dumps(state)) < 5000
+
+
+def test_bokehjs_is_held_again_after_all_widgets_were_closed(plot):
+    LiveFigure(plot)
+    Widget.close_all()
+    ((_, reference),) = LiveFigure(plot)._scripts
+    assert reference.removeprefix("anywidget:") in comm.get_comm_manager().comms
+
+
+def test_what_is_around_a_figure_is_closed_with_it(plot):
+    LiveFigure(plot).close()
+    comms = set(comm.get_comm_manager().comms)
+    live = LiveFigure(plot)
+    box = VBox([IntSlider(), HBox([Button(), live])])
+    live.on_close(lambda: close_tree(box))
+    live.close()
+    assert set(comm.get_comm_manager().comms) == comms
 
 
 # ---- the publisher

@@ -23,8 +23,9 @@ async function bokehjs(model, host) {
 }
 
 async function runScript(host, ref) {
+  const {exports} = await host.getWidget(ref);
   const script = document.createElement("script");
-  script.text = (await host.getModel(ref)).get("_text");
+  script.text = await exports.text;
   document.head.append(script);
   script.remove();
 }

@@ -18,22 +18,21 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import anywidget
 import bokeh
+import ipywidgets
 import traitlets
 from bokeh.embed import json_item
-from bokeh.embed.bundle import bundle_for_objs_and_resources
 from bokeh.model import Model
 from bokeh.models import ColumnDataSource, LayoutDOM
-from bokeh.resources import Resources
 
 from ..errors import LabError
 from ..session import Clock
 from . import _cells
+from ._bokehjs import scripts_for
 from ._wire import Column, Columns, encode
 
 Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
@@ -83,24 +82,6 @@ class FigureEvent:
     end: float = 0.0
 
 
-class _Script(anywidget.AnyWidget):
-    """A part of BokehJS, held by the kernel for every page that needs it; made once a kernel."""
-
-    _esm = "export default {}"
-    _text = traitlets.Unicode().tag(sync=True)
-
-
-@cache
-def _script(path: str) -> _Script:
-    return _Script(_text=Path(path).read_text(encoding="utf-8"))
-
-
-def _scripts_for(root: LayoutDOM) -> list[list[str]]:
-    """Name the parts of BokehJS that a root needs, with a reference by which live.js finds each."""
-    needed = bundle_for_objs_and_resources([root], Resources(mode="absolute"))
-    return [[Path(file.url).name, f"anywidget:{_script(file.url).model_id}"] for file in needed.js_files]
-
-
 def _title_of(root: LayoutDOM) -> str:
     """Find the title of the root, or of the oldest model in it that has one."""
     by_age = sorted(root.references(), key=lambda model: (len(model.id), model.id))
@@ -147,8 +128,9 @@ class LiveFigure(anywidget.AnyWidget):
         self._nr_events = 0
         self._events: deque[FigureEvent] = deque(maxlen=MAX_WAITING_EVENTS)
         self._publisher: Publisher | None = None
+        self._on_close: list[Callable[[], None]] = []
         self._closed = False
-        super().__init__(_root=json.dumps(json_item(root)["doc"]), _scripts=_scripts_for(root))
+        super().__init__(_root=json.dumps(json_item(root)["doc"]), _scripts=scripts_for(root))
         self.on_msg(self._receive)
         _let_answers_in(self.comm)
         _cells.made_or_shown(self)
@@ -231,6 +213,13 @@ class LiveFigure(anywidget.AnyWidget):
         if self._publisher is not None:
             self._publisher.flush()
 
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call a function when the figure is closed: by its owner, or because its cells have run again.
+
+        `live.on_close(lambda: close_tree(box))` closes what is around the figure with it.
+        """
+        self._on_close.append(callback)
+
     def close(self) -> None:
         """Take the figure out of the page and end its publisher; does nothing the second time."""
         if getattr(self, "_closed", True):
@@ -241,6 +230,9 @@ class LiveFigure(anywidget.AnyWidget):
         layout = self.layout
         super().close()
         layout.close()  # a widget of its own, which ipywidgets would leave open
+        for callback in self._on_close:
+            callback()
+        self._on_close.clear()
 
     def _receive(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
         """Take a message of live.js, perhaps while a cell runs on another thread: touch nothing but the queues."""
@@ -285,6 +277,25 @@ class LiveFigure(anywidget.AnyWidget):
             f"<p><code>{html.escape(repr(self))}</code> is a live picture: run this cell with a kernel in "
             f"JupyterLab or Notebook 7, with anywidget installed.{note}</p>"
         )
+
+
+def close_tree(widget: ipywidgets.Widget) -> None:
+    """Close a widget and all widgets in it, with their layouts and styles, which ipywidgets would leave open.
+
+    >>> import ipywidgets
+    >>> box = ipywidgets.VBox([ipywidgets.Button()])
+    >>> close_tree(box)
+    >>> box.comm is None, box.children[0].comm is None
+    (True, True)
+    """
+    if widget.comm is None:
+        return
+    values = [getattr(widget, name) for name in widget.keys]
+    widget.close()
+    for value in values:
+        for inner in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(inner, ipywidgets.Widget):
+                close_tree(inner)
 
 
 def _let_answers_in(comm: object) -> None:

@@ -107,8 +107,10 @@ def test_a_figure_appears(open_notebook):
     assert notebook.text(1) == "LiveFigure('bars')"
 
 
-def test_frames_are_painted_while_a_cell_runs_and_the_last_one_soon_after_it(open_notebook):
-    notebook = open_notebook(SETUP, SHOW, BUSY)
+@pytest.mark.parametrize("answers", ["at once", "after the cell"])
+def test_frames_are_painted_while_a_cell_runs_and_the_last_one_soon_after_it(open_notebook, answers):
+    held_back = "live.comm._reply_subshell_for = lambda data, asked_for: None\n"  # as without subshells
+    notebook = open_notebook(SETUP, SHOW, BUSY if answers == "at once" else held_back + BUSY)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
