@@ -87,7 +87,7 @@ def _add_warm(verbs: Verbs) -> None:
         verbs,
         "warm",
         _warm,
-        "compile the engine once, so that later runs find it in the cache",
+        "compile the engines once, so that later runs find them in the cache",
         "Fills the cache of compiled code. Without numba there is nothing to compile: everything works, only slower.",
     )
 
@@ -96,12 +96,15 @@ def _warm(args: argparse.Namespace) -> int:
     if compiled.policy("wait") == "off":
         print("nothing to compile: numba is not installed (pip install numba), plain Python serves")
         return OK
-    started = perf_counter()
-    module = compiled.request("areamap", wait=True)
-    if module is None:
-        remedy = "see the warning above; plain Python serves"
-        raise LabError("the engine could not be compiled", where="warm", remedy=remedy)
-    print(_describe(module, perf_counter() - started))
+    from .models import MODELS
+
+    for model in MODELS.values():
+        started = perf_counter()
+        module = compiled.request(model.module_name, wait=True)
+        if module is None:
+            remedy = "see the warning above; plain Python serves"
+            raise LabError(f"the engine could not be compiled: {model.name}", where="warm", remedy=remedy)
+        print(f"{model.name}: {_describe(module, perf_counter() - started)}", flush=True)
     return OK
 
 

@@ -200,7 +200,6 @@ class Model:
     Args:
         kernel: its name and the rules of its first chunk.
         plain: the module of percpu_lab.core that decides as this kernel did.
-        granule: sizes are rounded up to it, in bytes.
         map_type: type of the entries of an engine's `map`.
         set_sizes: writes what depends on the geometry into the globals.
         read_chunk: reads a chunk by its handle and slot.
@@ -209,7 +208,6 @@ class Model:
 
     kernel: KernelVersion
     plain: ModuleType
-    granule: int
     map_type: type[np.signedinteger[Any]]
     set_sizes: Callable[[np.ndarray, AllocInfo], None]
     read_chunk: Callable[[Arrays, int, int], Any]
@@ -226,8 +224,8 @@ class Model:
         return self.plain.__name__.rpartition(".")[2]
 
 
-AREA_MAP = Model(V4_13, areamap, 2, np.int32, _areamap_sizes, _areamap_chunk, has_call_site=False)
-BITMAP = Model(V6_12, bitmap, bitmap.PCPU_MIN_ALLOC_SIZE, np.int64, _bitmap_sizes, _bitmap_chunk, has_call_site=True)
+AREA_MAP = Model(V4_13, areamap, np.int32, _areamap_sizes, _areamap_chunk, has_call_site=False)
+BITMAP = Model(V6_12, bitmap, np.int64, _bitmap_sizes, _bitmap_chunk, has_call_site=True)
 MODELS: Mapping[str, Model] = MappingProxyType({model.name: model for model in (AREA_MAP, BITMAP)})
 
 

@@ -129,7 +129,8 @@ def test_an_interrupt_ends_quietly(
 def test_warm_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("numba")
     assert main(["warm"]) == 0
-    assert re.fullmatch(r"(compiled|found in the cache, loaded) in \d+\.\d s.*\n", capsys.readouterr().out)
+    line = r"v\d+\.\d+-\w+: (compiled|found in the cache, loaded) in \d+\.\d s.*\n"
+    assert re.fullmatch(line * 2, capsys.readouterr().out)
 
 
 def test_warm_without_numba_has_nothing_to_do(
