@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .engine import Engine
 from .errors import ForeignPointerError, HookError, RequestError
 from .geometry import AllocInfo, Geometry, preset
 from .gfp import GFP_KERNEL, is_atomic
+from .kernel_functions import KernelFunctions
 from .memory import PercpuMemory
 from .ops import Ops
 from .pointers import PerCpuAddress, PercpuPtr
@@ -363,6 +365,11 @@ class Allocator:
                 pcpu_atomic_alloc_failed=bool(engine.scalar(L.ATOMIC_ALLOC_FAILED)),
                 balance_pending=bool(engine.scalar(L.BALANCE_PENDING)),
             )
+
+    @cached_property
+    def kernel_functions(self) -> KernelFunctions:
+        """The kernel's own functions, to be called one by one, with locks or without."""
+        return KernelFunctions(self.engine)
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from . import compiled
 from .core import layout as L
+from .core.request import room
+from .core.state import State
 from .errors import DoubleFreeError, ForeignPointerError, KernelBugError, LabError, RequestError
 from .events import EventBatch
 from .geometry import Geometry
@@ -182,9 +184,18 @@ class Engine:
         self.order = _extended(self.order, max(1024, 2 * len(self.order)))
         self.g[L.ORDER_CAPACITY] = len(self.order)
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Give the arrays of layout.py as they are now, in the order of State."""
+        return self.g, self.chunk, self.map, self.birth, self.ring, self.order
+
+    def adopt(self, arrays: tuple[np.ndarray, ...]) -> None:
+        """Go on with other arrays: copies that were made of arrays() earlier."""
+        self.g, self.chunk, self.map, self.birth, self.ring, self.order = arrays
+        self._use(self._functions)
+
     def _use(self, module: ModuleType) -> None:
         """Run the functions of this module from now on, on arrays as it wants them."""
-        arrays = (self.g, self.chunk, self.map, self.birth, self.ring, self.order)
+        arrays = self.arrays()
         self._g = memoryview(self.g)
         self._functions = module
         self._is_plain = module is self.model.plain
@@ -226,6 +237,11 @@ class Engine:
                 self.drain_zero()
             elif status == L.STATUS_BUG_WALK:
                 raise KernelBugError(_WALK_TEXT, where=f"op {self.now - 1}", remedy="make no requests of 2 bytes")
+
+    def make_room(self) -> None:
+        """Grow and drain until an op can run, as each op does of itself."""
+        while (status := room(State(*[memoryview(array) for array in self.arrays()]))) != L.STATUS_OK:
+            self._serve(status)
 
     def drain_log(self) -> None:
         """Turn the log table into lines of the kernel log."""
@@ -374,7 +390,8 @@ class Engine:
         """
         if kind not in L.FAULT_KINDS:
             raise RequestError(f"unknown kind of fault {kind!r}", remedy=f"use one of {', '.join(L.FAULT_KINDS)}")
-        for name, value in (("count", count), ("skip", skip)):
+        numbers: dict[str, object] = {"count": count, "skip": skip}
+        for name, value in numbers.items():
             if not isinstance(value, (int, np.integer)) or not 0 <= value <= _NEVER:
                 raise RequestError(
                     f"{value!r:.40} is no number of calls",

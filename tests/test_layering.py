@@ -29,6 +29,7 @@ LAYERS = (
     ("models",),
     ("engine",),
     ("trace", "recorded", "stats", "workloads", "validate", "validate_bitmap"),
+    ("kernel_functions",),
     ("pointers", "memory", "allocator"),
     ("cases", "play", "player", "lessons"),
     ("columns",),
