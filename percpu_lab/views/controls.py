@@ -14,8 +14,14 @@ from ..workloads import WORKLOADS
 
 MAX_PACE = 100_000.0
 _WORDS = {"description_width": "initial"}
-_NARROW = widgets.Layout(width="130px")
-_BUTTON = widgets.Layout(width="auto")
+
+
+def _wide(width: str) -> widgets.Layout:
+    return widgets.Layout(width=width)  # a new one each: a layout is closed with its widget
+
+
+def _wrapped() -> widgets.Layout:
+    return widgets.Layout(flex_flow="row wrap")
 
 
 class Board(Protocol):
@@ -53,7 +59,7 @@ class Board(Protocol):
 
 
 def _button(text: str, tip: str, act: Callable[[], None], icon: str = "") -> widgets.Button:
-    button = widgets.Button(description=text, tooltip=tip, icon=icon, layout=_BUTTON)
+    button = widgets.Button(description=text, tooltip=tip, icon=icon, layout=_wide("auto"))
     button.on_click(lambda _button: act())
     return button
 
@@ -78,20 +84,20 @@ class RequestControls(widgets.HBox):
 
     def __init__(self, board: Board) -> None:
         self.size = widgets.BoundedIntText(
-            value=64, min=0, max=1 << 20, description="size (bytes)", style=_WORDS, layout=widgets.Layout(width="160px")
+            value=64, min=0, max=1 << 20, description="size (bytes)", style=_WORDS, layout=_wide("160px")
         )
         self.align = widgets.Dropdown(
             options=[1 << k for k in range(13)],
             value=8,
             description="align",
             style=_WORDS,
-            layout=widgets.Layout(width="110px"),
+            layout=_wide("110px"),
         )
         self.gfp = widgets.Dropdown(
             options=[("GFP_KERNEL", GFP_KERNEL), ("GFP_ATOMIC", GFP_ATOMIC)], description="gfp", style=_WORDS,
-            layout=widgets.Layout(width="160px"),
+            layout=_wide("160px"),
         )  # fmt: skip
-        self.reserved = widgets.Checkbox(description="reserved", indent=False, layout=widgets.Layout(width="85px"))
+        self.reserved = widgets.Checkbox(description="reserved", indent=False, layout=_wide("85px"))
         buttons = (
             _button("alloc_percpu", "Allocate this on every CPU", lambda: board.ask(self._alloc(board)), "plus"),
             _button(
@@ -105,9 +111,7 @@ class RequestControls(widgets.HBox):
                 "balance-scale",
             ),
         )
-        super().__init__(
-            [self.size, self.align, self.gfp, self.reserved, *buttons], layout=widgets.Layout(flex_flow="row wrap")
-        )
+        super().__init__([self.size, self.align, self.gfp, self.reserved, *buttons], layout=_wrapped())
 
     def _alloc(self, board: Board) -> Callable[[], None]:
         wanted = (self.size.value, self.align.value, self.gfp.value, self.reserved.value)
@@ -122,7 +126,7 @@ class PaceControls(widgets.HBox):
     ) -> None:
         self.pace = widgets.FloatLogSlider(
             value=200, base=10, min=0, max=5, step=0.1, readout_format=",.0f", description="pace (ops/s)", style=_WORDS,
-            layout=widgets.Layout(width="300px"),
+            layout=_wide("300px"),
         )  # fmt: skip
         self.pace.observe(lambda _change: board.ask(self._change_pace(board)), "value")
         self._playing = False
@@ -133,7 +137,7 @@ class PaceControls(widgets.HBox):
                     partial(board.ask, partial(board.step, n)), "step-forward" if n > 0 else "step-backward")
             for n in steps
         ]  # fmt: skip
-        super().__init__([*first, play, pause, *stepping, self.pace], layout=widgets.Layout(flex_flow="row wrap"))
+        super().__init__([*first, play, pause, *stepping, self.pace], layout=_wrapped())
 
     def _play(self, board: Board) -> Callable[[], None]:
         def act() -> None:
@@ -159,14 +163,14 @@ class WorkloadControls(widgets.VBox):
     def __init__(self, board: Board) -> None:
         self.workload = widgets.Dropdown(
             options=[(f"{w.name}: {w.description}", w.name) for w in WORKLOADS.values() if w.name != "benchmark"],
-            value="kernel_mix", description="workload", style=_WORDS, layout=widgets.Layout(width="430px"),
+            value="kernel_mix", description="workload", style=_WORDS, layout=_wide("430px"),
         )  # fmt: skip
         self.seed = widgets.BoundedIntText(
-            value=0, min=0, max=2**31 - 1, description="seed", style=_WORDS, layout=_NARROW
+            value=0, min=0, max=2**31 - 1, description="seed", style=_WORDS, layout=_wide("130px")
         )
         load = _button("load", "Begin this workload from its start", lambda: board.ask(self._load(board)), "refresh")
         self.pace = PaceControls(board)
-        row = widgets.HBox([self.workload, self.seed, load], layout=widgets.Layout(flex_flow="row wrap"))
+        row = widgets.HBox([self.workload, self.seed, load], layout=_wrapped())
         super().__init__([row, self.pace])
 
     def _load(self, board: Board) -> Callable[[], None]:
@@ -180,7 +184,7 @@ class RecordingControls(widgets.VBox):
     def __init__(self, board: Board, first_op: int, last_op: int, now: int) -> None:
         self.op = widgets.IntSlider(
             value=now, min=first_op, max=last_op, description="op", continuous_update=True, style=_WORDS,
-            layout=widgets.Layout(width="95%"),
+            layout=_wide("95%"),
         )  # fmt: skip
         self._told: Any = None
         self.op.observe(lambda change: self._moved(board, change["new"]), "value")

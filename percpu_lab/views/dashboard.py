@@ -27,6 +27,7 @@ from ..recorded_run import RecordedRun
 from ..session import Selection, Session
 from ..units import format_bytes
 from ..workloads import WORKLOADS, Workload
+from . import static
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .static import Picture
 
 TAIL_EVENTS = 6
-_TEXT = InlineStyleSheet(css=":host { color: var(--jp-ui-font-color1, inherit); }")
+_TEXT_CSS = ":host { color: var(--jp-ui-font-color1, inherit); }"
 
 
 class View(Protocol):
@@ -83,9 +84,7 @@ class Dashboard:
         controls: bool = True,
         window_ops: int | None = None,
     ) -> None:
-        unknown = [name for name in views if name not in VIEWS]
-        if unknown or not views:
-            raise RequestError(f"no view {unknown or views!r}", where="views", remedy=f"choose from {', '.join(VIEWS)}")
+        check_views(views)
         self.subject = subject
         self.view_names = tuple(views)
         self._source: Any = subject.engine if isinstance(subject, Allocator) else subject
@@ -97,13 +96,12 @@ class Dashboard:
         self._build_controls(controls)
         self._pump = Pump(self._safe_point)
         self.session.on_post(self._pump.wake)
-        self.publisher = Publisher(self.figure, self._frame, version=lambda: self.session.version)
+        self.publisher: Publisher | None = None
 
     def _build_figure(self) -> None:
         self.shared = Shared()
         self.views = [VIEWS[name]() for name in self.view_names]
-        self._summary = PreText(text="", stylesheets=[_TEXT], sizing_mode="stretch_width")
-        self._tail = PreText(text="", stylesheets=[_TEXT], sizing_mode="stretch_width")
+        self._summary, self._tail = _plain_text(), _plain_text()
         roots = [view.build(self.shared) for view in self.views]
         for name, root in zip(self.view_names, roots, strict=True):
             root.name = name
@@ -122,13 +120,25 @@ class Dashboard:
         elif wanted:
             self.requests, self.workloads = RequestControls(self), WorkloadControls(self)
             parts = [self.requests, self.workloads, self.message]
-        self.widget = widgets.VBox([*parts, self.figure])
+        box = self._box = widgets.VBox([*parts, self.figure])
+        self.figure.on_close(lambda: close_tree(box))
 
     # --- display ------------------------------------------------------------------
 
     def __repr__(self) -> str:
         name = self.subject.name if isinstance(self.subject, Allocator) else "a recorded run"
         return f"<Dashboard of {name!r}: {', '.join(self.view_names)}>"
+
+    @property
+    def widget(self) -> widgets.VBox:
+        """The whole as an ipywidget, to be put into others; frames are sent from the first use on."""
+        if self.publisher is None:
+            self.publisher = Publisher(self.figure, self._frame, version=lambda: self.session.version)
+        return self._box
+
+    def _flush(self) -> None:
+        if self.publisher is not None:
+            self.publisher.flush()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = self.widget._repr_mimebundle_(**options)
@@ -138,15 +148,11 @@ class Dashboard:
 
     def snapshot(self) -> Picture:
         """Make a static picture of the views, which stays in a saved notebook."""
-        from .static import picture
-
-        return picture(take(self._source), self.view_names)
+        return static.picture(take(self._source), self.view_names)
 
     def close(self) -> None:
         """End the threads and take the widget off the page."""
-        self.publisher.close()
         self.figure.close()
-        self.widget.close()
 
     # --- one frame, on the publisher's thread ------------------------------------------
 
@@ -160,7 +166,8 @@ class Dashboard:
         self.shared.select(self.session.selection)
         columns = take(self._source)
         frames = [self.shared.update(columns), *(view.update(columns) for view in self.views)]
-        newest = self._source.events(columns.events.first_seq + len(columns.events) - TAIL_EVENTS)
+        end = columns.events.first_seq + len(columns.events)
+        newest = self._source.events(end - TAIL_EVENTS, TAIL_EVENTS)
         texts: dict[Model, dict[str, Json]] = {
             self._summary: {"text": summary(columns, self.shared.selection)},
             self._tail: {"text": tail(newest, columns.is_tracing)},
@@ -178,9 +185,12 @@ class Dashboard:
         while self._commands:
             self._try(self._commands.popleft())
         delay: float | None = self._try(self.session.pump)
+        self._show_position()
+        return delay
+
+    def _show_position(self) -> None:
         if self._recording_controls is not None:
             self._recording_controls.show(self.session.now)
-        return delay
 
     def _try(self, command: Callable[[], Any]) -> Any:
         try:
@@ -237,8 +247,9 @@ class Dashboard:
 
     def play(self, pace: float) -> None:
         """Go on by itself, at a pace in ops per second."""
-        if isinstance(self.subject, Allocator) and self._player is None:
-            self._load_chosen()
+        self._be_ready()
+        if isinstance(self.subject, RecordedRun) and self.session.now == self.subject.last_op:
+            self.session.seek(self.subject.first_op)
         self.session.play(pace)
 
     def pause(self) -> None:
@@ -247,8 +258,7 @@ class Dashboard:
 
     def step(self, nr_ops: int) -> None:
         """Go on by some ops; a recording goes back by negative ones."""
-        if isinstance(self.subject, Allocator) and self._player is None:
-            self._load_chosen()
+        self._be_ready()
         self.session.pause()
         if not self.session.step(nr_ops):
             self.message.say("the workload is at its end: load it again, or another")
@@ -260,6 +270,7 @@ class Dashboard:
             LabError: a live allocator cannot go back.
         """
         self.session.seek(op)
+        self._show_position()
 
     # --- in a cell ----------------------------------------------------------------------
 
@@ -278,14 +289,15 @@ class Dashboard:
         if script is None:
             self.session.seek(self.subject.first_op)  # type: ignore[union-attr]
             self.session.run(pace or max(self.subject.last_op / 10, 1))  # type: ignore[union-attr]
-            self.publisher.flush()
+            self._show_position()
+            self._flush()
             return None
         player = self._load(script if isinstance(script, Ops) else script.build())
         if pace is None:
             player.step(len(player.ops))
         else:
             self.session.run(pace)
-        self.publisher.flush()
+        self._flush()
         return RunResult(self._allocator, player.position, player.nr_failed, player.ids)
 
     # --- helpers --------------------------------------------------------------------------
@@ -301,8 +313,10 @@ class Dashboard:
         self._player = Player(self._allocator, ops)
         return self._player
 
-    def _load_chosen(self) -> None:
-        self.load(self.workloads.workload.value, self.workloads.seed.value)
+    def _be_ready(self) -> None:
+        """Load what the controls show, where nothing has been loaded yet."""
+        if isinstance(self.subject, Allocator) and self._player is None:
+            self.load(self.workloads.workload.value, self.workloads.seed.value)
 
     def _step(self, nr_ops: int) -> int:
         return self._player.step(nr_ops) if self._player else 0
@@ -313,10 +327,13 @@ def summary(columns: Columns, selection: Selection) -> str:
 
     >>> from percpu_lab import Allocator
     >>> summary(take(Allocator("UP, km", jit="off").engine), Selection())
-    '1 CPU, unit 32 KiB  ·  8 empty populated pages  ·  click an area to follow it'
+    'op 0  ·  1 CPU, unit 32 KiB  ·  8 empty populated pages  ·  click an area to follow it'
     """
     unit, totals = columns.snapshot.unit, columns.snapshot.totals
-    parts = [f"{unit.nr_cpus} CPU{'s' * (unit.nr_cpus > 1)}, unit {format_bytes(unit.unit_size)}"]
+    parts = [
+        f"op {columns.snapshot.op:,}",
+        f"{unit.nr_cpus} CPU{'s' * (unit.nr_cpus > 1)}, unit {format_bytes(unit.unit_size)}",
+    ]
     if totals.nr_empty_pop_pages >= 0:
         parts.append(f"{totals.nr_empty_pop_pages:,} empty populated pages")
     if totals.balance_pending > 0:
@@ -354,6 +371,48 @@ def tail(events: Events, is_tracing: bool = True) -> str:
     if not is_tracing:
         return "tracing is off: no events"
     return "\n".join(f"{event.op:>8,}  {event}" for event in events) or "no events yet"
+
+
+def _plain_text() -> PreText:
+    return PreText(text="", stylesheets=[InlineStyleSheet(css=_TEXT_CSS)], sizing_mode="stretch_width")
+
+
+def close_tree(widget: widgets.Widget) -> None:
+    """Close a widget, what it holds, and the layouts and styles that ipywidgets would leave open."""
+    for child in getattr(widget, "children", ()):
+        close_tree(child)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None), widget):
+        if isinstance(part, widgets.Widget):
+            part.close()
+
+
+def picture(subject: Allocator | RecordedRun, views: Sequence[str] = tuple(VIEWS)) -> Picture:
+    """Make a static picture of an allocator or a recorded run as it stands, which stays in a saved notebook.
+
+    >>> from percpu_lab import Allocator
+    >>> drawn = picture(Allocator(jit="off"), ["area_map"])
+
+    Args:
+        subject: what to draw.
+        views: names out of VIEWS, from top to bottom.
+
+    Raises:
+        RequestError: no such view.
+    """
+    check_views(views)
+    source = subject.engine if isinstance(subject, Allocator) else subject
+    return static.picture(take(source), tuple(views))
+
+
+def check_views(names: Sequence[str]) -> None:
+    """Refuse names that are no views.
+
+    Raises:
+        RequestError: one is not in VIEWS, or there is none.
+    """
+    unknown = [name for name in names if name not in VIEWS]
+    if unknown or not names:
+        raise RequestError(f"no view {unknown or names!r}", where="views", remedy=f"choose from {', '.join(VIEWS)}")
 
 
 def watch(subject: Allocator | RecordedRun, **options: Any) -> Dashboard:
