@@ -125,8 +125,8 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         off_bytes=_joined(events.off[seen][known], areas.off_bytes[live]),
         size_bytes=_joined(events.size[seen][known], areas.size_bytes[live]),
         bands=bands,
-        band_birth=_band_ops(bands, marks, L.EVENT_CREATE, start),
-        band_death=_band_ops(bands, marks, L.EVENT_DESTROY, min(end, snap.op)),
+        band_birth=np.clip(_ops_of(L.EVENT_CREATE, events, snap, bands, start), start, end),
+        band_death=np.clip(_ops_of(L.EVENT_DESTROY, events, snap, bands, snap.op), start, end),
         marks=marks,
         nr_lost=events.lost,
         nr_unknown=int(np.count_nonzero(op[unknown] < end)),
@@ -160,10 +160,12 @@ def default_window(events: Events, snap: Snapshot) -> tuple[int, int]:
     return min(max(first, 0), snap.op), max(snap.op, 1)
 
 
-def _band_ops(bands: Ints, marks: Marks, event: int, otherwise: int) -> Ints:
+def _ops_of(event: int, events: Events, snap: Snapshot, bands: Ints, otherwise: int) -> Ints:
+    """The op that created or destroyed each chunk, within the window or not."""
     ops = np.full(len(bands), otherwise, np.int64)
-    chosen = marks.event == event
-    ops[np.searchsorted(bands, marks.ordinal[chosen])] = marks.op[chosen]
+    rows = np.flatnonzero((events.event == event) & (events.op < snap.op))
+    rows = rows[np.isin(events.chunk[rows], bands)]
+    ops[np.searchsorted(bands, events.chunk[rows])] = events.op[rows]
     return ops
 
 

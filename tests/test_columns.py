@@ -274,6 +274,14 @@ def test_lost_events_are_counted_and_the_rest_is_shown() -> None:
     assert lives.is_live.sum() == len(C.snapshot(engine).areas.birth[C.snapshot(engine).areas.kind == C.IN_USE])
 
 
+def test_a_chunk_made_behind_the_window_does_not_exist_in_it() -> None:
+    engine = Engine(Geometry.simple(unit_size=32768), jit="off")
+    for size in (64, 64, 64, 32768):
+        engine.alloc(size, 8, False, False)
+    lives = S.lifetimes(engine.events(0), C.snapshot(engine), (0, 2))
+    assert dict(zip(lives.bands.tolist(), (lives.band_death - lives.band_birth).tolist(), strict=True)) == {0: 2, 1: 0}
+
+
 def test_a_destroyed_chunk_keeps_its_band() -> None:
     engine = Engine(Geometry.simple(unit_size=32768), jit="off")
     kept = [engine.alloc(32768, 8, False, False) for _ in range(3)]

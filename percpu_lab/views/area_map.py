@@ -36,7 +36,7 @@ from ..units import KIB, PAGE_SIZE, format_bytes
 from . import _style
 from ._words import NO_CHUNK_YET, area_map_status, chunk_label, hint_text, slot_text
 from .live import FigureEvent, Frame
-from .shared import FollowedRange, Shared, on_hover, on_tap
+from .shared import FollowedRange, Shared, add_outlines, on_hover, on_tap
 
 BUDGET = 4000  # areas drawn one by one
 MAX_BINS, MIN_BINS, MAX_PIXELS = 640, 320, 100_000  # of a picture
@@ -108,7 +108,7 @@ class AreaMap:
         self._add_grid(plot)
         self._add_labels(plot, shared)
         self._add_glyphs(plot)
-        self._add_marks(plot, shared)
+        add_outlines(plot, shared, self._rows, _OUTLINE)
         plot.add_tools(self._hover(shared))
         plot.js_on_event("tap", on_tap(self._areas, self._rows, shared))
         return plot
@@ -179,33 +179,6 @@ class AreaMap:
             *entries[3:],
         ]
         _style.add_legend(plot, [*entries, ("first_free: where a search begins", search)], columns_of=4)
-
-    def _add_marks(self, plot: _style.Plot, shared: Shared) -> None:
-        for marked, width in ((shared.pointed, 1.0), (shared.selected, 2.0)):
-            place = _source(*_BOX)
-            plot.quad(
-                "left",
-                "right",
-                "top",
-                "bottom",
-                source=place,
-                fill_color=None,
-                line_color="white",
-                line_width=2 * width + 2,
-            )
-            plot.quad(
-                "left",
-                "right",
-                "top",
-                "bottom",
-                source=place,
-                fill_color=None,
-                line_color="black",
-                line_width=width + 0.5,
-            )
-            callback = CustomJS(args={"marked": marked, "rows": self._rows, "place": place}, code=_MARK)
-            marked.js_on_change("data", callback)
-            self._rows.js_on_change("data", callback)
 
     def _hover(self, shared: Shared) -> HoverTool:
         args = {"areas": self._areas, "rows": self._rows, "cpus": self._cpus}
@@ -344,12 +317,10 @@ def _labelled(rows: slice) -> range:
 
 
 _TEXT = "return tick < 0 ? heading : (rows.data[name][Math.floor(tick)] ?? '')"
-_MARK = """
-const area = marked.data, row = Array.from(rows.data.ordinal).indexOf(area.ordinal[0]);
-const shown = area.area.length > 0 && row >= 0;
-const at = (value) => shown ? [value] : [];
-const left = at(area.off[0] / 1024), right = at((area.off[0] + area.size[0]) / 1024);
-place.data = {left, right, top: at(row + 0.1), bottom: at(row + 0.9)};
+_OUTLINE = """
+const row = Array.from(rows.data.ordinal).indexOf(area.ordinal);
+if (row < 0) return null;
+return {left: area.off / 1024, right: (area.off + area.size) / 1024, top: row + 0.1, bottom: row + 0.9};
 """
 _TOOLTIP = """
 const i = special_vars.index, at = (name) => areas.data[name][i], n = (x) => x.toLocaleString("en");
@@ -366,7 +337,7 @@ switch (format) {
   case "place": return `offset ${n(at("off"))} in chunk ${at("ordinal") < 0 ? "reserved" : at("ordinal")}`;
   case "size": return `${n(at("size"))} bytes` + (used ? `, ${n(at("requested"))} asked for` : "");
   case "allocated": return used ? `by op ${n(at("id"))}, ${n(at("age"))} ops ago` : "-";
-  case "address": return Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 4).map(address).join(", ")
-    + (cpus.data.cpu.length > 4 ? `, and ${cpus.data.cpu.length - 4} more` : "");
+  case "address": return Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 2).map(address).join(", ")
+    + (cpus.data.cpu.length > 2 ? `, and ${cpus.data.cpu.length - 2} more` : "");
 }
 """

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from bokeh.layouts import column
 from bokeh.models import Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool
-from bokeh.models.annotations import BoxAnnotation, Label
+from bokeh.models.annotations import Label
 
 from ..columns import Columns
 from ..session import Selection
@@ -85,15 +85,13 @@ class Fragmentation:
         upper.add_tools(HoverTool(renderers=[points], tooltips=tips, mode="vline"))
 
     def _add_marks(self, plot: _style.Plot, shared: Shared) -> None:
-        """The life of the area pointed at or selected, as a band; the browser moves it."""
-        for marked, alpha in ((shared.pointed, 0.10), (shared.selected, 0.18)):
-            band = BoxAnnotation(
-                left=0, right=0, fill_color=_style.NOTE, fill_alpha=alpha, line_color=_style.NOTE, visible=False
-            )
-            plot.add_layout(band)
-            marked.js_on_change(
-                "data", CustomJS(args={"marked": marked, "band": band, "time": shared.time.model}, code=_MARK)
-            )
+        """The life of the area pointed at or selected, as a strip that the browser moves."""
+        for marked, alpha in ((shared.pointed, 0.15), (shared.selected, 0.25)):
+            place = ColumnDataSource({"x0": [], "x1": []})
+            plot.vstrip("x0", "x1", source=place, fill_color=_style.NOTE, fill_alpha=alpha, line_color=_style.NOTE)
+            callback = CustomJS(args={"marked": marked, "place": place, "time": shared.time.model}, code=_MARK)
+            marked.js_on_change("data", callback)
+            shared.time.model.js_on_change("end", callback)
 
     def handle(self, event: FigureEvent) -> Selection | None:
         """Take an event of the browser; nothing is picked here."""
@@ -138,10 +136,6 @@ def _no_line() -> dict[str, np.ndarray[Any, Any]]:
 
 
 _MARK = """
-const area = marked.data, shown = area.area.length > 0;
-band.visible = shown;
-if (shown) {
-  band.left = area.area[0];
-  band.right = area.death[0] < 0 ? Math.max(time.end, area.area[0] + 1) : area.death[0];
-}
+const {area, death} = marked.data, shown = area.length > 0;
+place.data = {x0: shown ? [area[0]] : [], x1: shown ? [death[0] < 0 ? Math.max(time.end, area[0]) : death[0]] : []};
 """

@@ -170,6 +170,38 @@ def on_tap(areas: ColumnDataSource, rows: ColumnDataSource, shared: Shared) -> C
     return CustomJS(args=args, code=_SELECT)
 
 
+def add_outlines(plot: Any, shared: Shared, rows: ColumnDataSource, place_of: str) -> None:
+    """Add the outlines of the pointed and the selected area: black in white, dashed once the area has been freed.
+
+    Args:
+        rows: the view's source that says where chunks are.
+        place_of: body of a function of `area` (one row of MARK_COLUMNS) and `rows` that gives a box, or null.
+    """
+    for marked, width in ((shared.pointed, 1.0), (shared.selected, 2.0)):
+        place = ColumnDataSource({name: [] for name in ("left", "right", "top", "bottom", "dash")})
+        for colour, line_width in (("white", 2 * width + 2), ("black", width + 0.5)):
+            plot.quad(
+                "left", "right", "top", "bottom", source=place, fill_color=None, line_color=colour,
+                line_width=line_width, line_dash="dash" if colour == "black" else "solid",
+            )  # fmt: skip
+        callback = CustomJS(args={"marked": marked, "rows": rows, "place": place}, code=_OUTLINE % place_of)
+        marked.js_on_change("data", callback)
+        rows.js_on_change("data", callback)
+    names = list(MARK_COLUMNS)
+    leave = CustomJS(args={"pointed": shared.pointed, "names": names}, code=_POINT_AT_NOTHING)
+    plot.js_on_event("mouseleave", leave)
+
+
+_OUTLINE = """
+const placeOf = (area) => {%s};
+const data = marked.data, shown = data.area.length > 0;
+const area = Object.fromEntries(Object.entries(data).map(([name, values]) => [name, values[0]]));
+const box = shown ? placeOf(area) : null;
+const at = (name) => box ? [box[name]] : [];
+const dash = box ? [area.death < 0 ? "solid" : "dashed"] : [];
+place.data = {left: at("left"), right: at("right"), top: at("top"), bottom: at("bottom"), dash};
+"""
+_POINT_AT_NOTHING = "if (pointed.data.area.length) pointed.data = Object.fromEntries(names.map((name) => [name, []]))"
 _POINT = """
 const i = cb_data.index.indices.find((k) => areas.data.id[k] >= 0);
 const area = i === undefined ? -1 : areas.data.id[i];

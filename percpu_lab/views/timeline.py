@@ -31,7 +31,7 @@ from ..spans import Lifetimes, lifetimes
 from . import _style
 from ._words import chunk_label, nothing_happened, timeline_status
 from .live import FigureEvent, Frame
-from .shared import STILL_IN_USE, FollowedRange, Shared, on_hover, on_tap
+from .shared import STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap
 
 BUDGET = 4000
 NR_BINS, NR_ROWS = 420, 220  # of a picture
@@ -82,7 +82,7 @@ class Timeline:
         _style.show_ops(plot)
         self._add_labels(plot, shared)
         self._add_glyphs(plot)
-        self._add_outlines(plot, shared)
+        add_outlines(plot, shared, self._band_rows, _OUTLINE)
         plot.add_tools(self._hover(shared), *self._mark_tips)
         plot.js_on_event("tap", on_tap(self._areas, self._band_rows, shared))
         return plot
@@ -127,16 +127,6 @@ class Timeline:
             entries.append((words[event], _style.add_sample(plot, colour)))
             self._mark_tips.append(_mark_hover(glyph, event, words[event]))
         _style.add_legend(plot, entries)
-
-    def _add_outlines(self, plot: _style.Plot, shared: Shared) -> None:
-        for marked, width in ((shared.pointed, 1.0), (shared.selected, 2.0)):
-            place = _source(*_BOX)
-            outline = {"source": place, "fill_color": None}
-            plot.quad(*_BOX, line_color="white", line_width=2 * width + 2, **outline)
-            plot.quad(*_BOX, line_color="black", line_width=width + 0.5, **outline)
-            callback = CustomJS(args={"marked": marked, "bands": self._band_rows, "place": place}, code=_OUTLINE)
-            marked.js_on_change("data", callback)
-            self._band_rows.js_on_change("data", callback)
 
     def _hover(self, shared: Shared) -> HoverTool:
         args = {"areas": self._areas, "bands": self._band_rows}
@@ -249,13 +239,10 @@ def _mark_hover(glyph: Any, event: int, words: str) -> HoverTool:
 
 
 _OUTLINE = """
-const area = marked.data, {ordinal, now, unit} = bands.data, k = Array.from(ordinal).indexOf(area.ordinal[0]);
-const shown = area.area.length > 0 && k >= 0;
-const at = (value) => shown ? [value()] : [];
-place.data = {
-  left: at(() => area.area[0]), right: at(() => area.death[0] < 0 ? now[k] : area.death[0]),
-  top: at(() => k + (area.off[0] + area.size[0]) / unit[k]), bottom: at(() => k + area.off[0] / unit[k]),
-};
+const {ordinal, now, unit} = rows.data, k = Array.from(ordinal).indexOf(area.ordinal);
+if (k < 0) return null;
+const right = area.death < 0 ? now[k] : area.death, bottom = k + area.off / unit[k];
+return {left: area.area, right, top: bottom + area.size / unit[k], bottom};
 """
 _LIFE = """
 const {id, death} = areas.data, i = special_vars.index;
