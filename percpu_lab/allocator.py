@@ -16,6 +16,7 @@ from .core import layout as L
 from .engine import Engine
 from .errors import ForeignPointerError, HookError, RequestError
 from .geometry import AllocInfo, Geometry, preset
+from .geometry.info import shown
 from .gfp import GFP_KERNEL, is_atomic
 from .kernel_functions import KernelFunctions
 from .memory import PercpuMemory
@@ -174,12 +175,12 @@ class Allocator:
             A pointer; NULL, with its reason, if the kernel would have returned NULL.
 
         Raises:
-            RequestError: not a number, or a negative one.
+            RequestError: not a number, or not one of 64 bits.
         """
         if type(size) is not int or type(align) is not int or size < 0 or align < 0:
             size, align = _checked_number(size, "size"), _checked_number(align, "align")
         flags = L.FLAG_RESERVED if reserved else 0
-        if gfp is not GFP_KERNEL and is_atomic(gfp):
+        if gfp is not GFP_KERNEL and is_atomic(_checked_number(gfp, "gfp")):
             flags |= L.FLAG_ATOMIC
         value, op, reason = self.engine.request(size, align, flags)
         if self.memory.units:
@@ -208,7 +209,7 @@ class Allocator:
                 )
             self.engine.free(ptr.value, ptr.op)
         else:
-            self.engine.free(_checked_number(ptr or 0, "ptr"))
+            self.engine.free(0 if ptr is None else _checked_number(ptr, "ptr"))
         if self.trace.has_hooks:
             self._deliver(None)
 
@@ -410,7 +411,7 @@ def _checked_number(value: object, name: str) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise RequestError(f"{value!r} is not a whole number", where=name, remedy="give bytes as an int") from None
+        raise RequestError(f"{shown(value)} is not a whole number", where=name, remedy="give an int") from None
     if not 0 <= number < 1 << 64:
-        raise RequestError(f"{number} does not fit a size_t", where=name, remedy="give 0 to 2^64 - 1")
+        raise RequestError(f"{shown(number)} does not fit a size_t", where=name, remedy="give 0 to 2^64 - 1")
     return number

@@ -18,6 +18,7 @@ from .core.state import State
 from .errors import DoubleFreeError, ForeignPointerError, KernelBugError, LabError, RequestError
 from .events import EventBatch
 from .geometry import Geometry
+from .geometry.info import shown
 from .interrupts import deferred_interrupt
 from .models import MODELS, model_named
 from .models import ChunkState as ChunkState
@@ -321,6 +322,7 @@ class Engine:
 
         Raises:
             KernelBugError: the modelled kernel would loop for ever.
+            RequestError: a number of more than 64 bits.
         """
         return self.request(size, align, reserved * L.FLAG_RESERVED | atomic * L.FLAG_ATOMIC)[0]
 
@@ -331,6 +333,8 @@ class Engine:
             flags: FLAG_RESERVED | FLAG_ATOMIC.
         """
         if size > _NEVER or align > _NEVER:
+            if size > _MASK64 or align > _MASK64:
+                raise RequestError(f"{shown(max(size, align))} does not fit a size_t", remedy="give 0 to 2^64 - 1")
             size, align = to_signed(size), to_signed(align)
         g = self._g
         with self._guard:

@@ -32,12 +32,14 @@ class PercpuMemory:
 
         Raises:
             UseAfterFreeError: the area was freed.
-            RequestError: the size is no multiple of the element size.
+            RequestError: the size is no multiple of the element size, or the type has none.
         """
         if not ptr.is_live:
             raise UseAfterFreeError(
                 "this allocation has been freed", where=repr(ptr), remedy="keep the pointer only while it is live"
             )
+        if dtype.hasobject or not dtype.itemsize:
+            raise RequestError(f"{dtype} has no bytes of its own", where=repr(ptr), remedy="use a type of numbers")
         if ptr.size % dtype.itemsize:
             raise RequestError(
                 f"{ptr.size} bytes are no whole number of {dtype}",
