@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .core import layout as L
+from .core.bitmap import PCPU_MIN_ALLOC_SIZE
+from .models import BITMAP
 from .units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -208,24 +210,24 @@ def snapshot(engine: Engine) -> Snapshot:
     >>> areas.kind.tolist() == [STATIC, IN_USE, FREE], int(areas.requested_bytes[1]), int(areas.birth[1])
     (True, 60, 0)
 
-    Source: the area map of spec 1.4; order of the chunks: spec 8.2.
+    The boot chunks of v6.12 begin at the page of their first byte: what lies before it in the unit is not theirs.
+
+    Source: the area map of spec 1.4, the bitmaps of v6.12 1.3; order of the chunks: spec 8.2.
     """
     with engine.lock:
         g, chunk = engine.g, engine.chunk
         handles, slot, position = _walk(g, chunk)
         head = chunk[handles[:, None] + np.arange(L.POPULATED)]
         pages = chunk[handles[:, None] + (L.POPULATED + np.arange(int(g[L.UNIT_PAGES])))]
-        entries, words = _entries(engine.map, engine.birth, head)
+        form = _read_bitmaps(engine.map, head) if engine.model is BITMAP else _read_area_maps(engine.map, head)
+        words = _words(engine.birth, head, form)
         totals = _totals(g)
         op = engine.now
     unit = Unit.of(engine.geometry.info)
     first_base = engine.geometry.addresses.first_chunk
     kind = _chunk_kinds(handles, g)
-    count = head[:, L.MAP_USED] + 1
-    areas = _areas(entries, words, count, unit, kind, head[:, L.HAS_RESERVED])
-    start = np.cumsum(count) - count
-    first_free_off = entries[start + head[:, L.FIRST_FREE]] & ~1
-    chunks = _chunks(head, kind, slot, position, first_base, first_free_off, areas)
+    areas = _areas(form, words, unit, kind)
+    chunks = _chunks(head, kind, slot, position, first_base, form, areas)
     return Snapshot(op, op, unit, chunks, areas, _runs(pages), totals)
 
 
@@ -244,15 +246,63 @@ def _walk(g: Ints, chunk: Ints) -> tuple[Ints, Ints, Ints]:
     return table[:, 0], table[:, 1], table[:, 2]
 
 
-def _entries(map_: Ints, birth: Ints, head: Ints) -> tuple[Ints, Ints]:
-    """All map entries with their end markers, chunk after chunk, and the word of `birth` that belongs to each."""
+class _Form(NamedTuple):
+    """Areas of all chunks as the entries of area maps, chunk after chunk with their end markers.
+
+    Args:
+        entries: offset | in use.
+        nr_entries: of each chunk.
+        has_prefix: whether a chunk begins with bytes that nobody allocated.
+        first_free_off, contig_hint: of each chunk, in bytes.
+    """
+
+    entries: Ints
+    nr_entries: Ints
+    has_prefix: Ints
+    first_free_off: Ints
+    contig_hint: Ints
+
+
+def _read_area_maps(map_: Ints, head: Ints) -> _Form:
     count = head[:, L.MAP_USED] + 1
+    start = np.cumsum(count) - count
     place = np.arange(int(count.sum()))
-    place += np.repeat(head[:, L.MAP] - (np.cumsum(count) - count), count)
+    place += np.repeat(head[:, L.MAP] - start, count)
     entries = map_[place]
-    words = birth.take(np.repeat(head[:, L.BIRTH], count) + (entries >> 1), mode="clip")
-    words[np.cumsum(count) - 1] = 0  # an end marker has no word, but its neighbour's
-    return entries, words
+    first_free_off = entries[start + head[:, L.FIRST_FREE]] & ~1
+    return _Form(entries, count, head[:, L.HAS_RESERVED], first_free_off, head[:, L.CONTIG_HINT].copy())
+
+
+def _read_bitmaps(map_: Ints, head: Ints) -> _Form:
+    """Make an entry of each bit at which alloc_map changes, or at which areas in use meet."""
+    granule = PCPU_MIN_ALLOC_SIZE
+    nr_bits, end = head[:, L.CHUNK_MD + L.MD_NR_BITS], head[:, L.END_OFFSET] // granule
+    in_use, bounds = (_bits(map_, head[:, index], int(nr_bits.max())) for index in (L.MAP, L.BOUND_MAP))
+    begins = (in_use & bounds).astype(bool)
+    begins[:, 0] = True
+    begins[:, 1:] |= in_use[:, 1:] != in_use[:, :-1]
+    begins[np.arange(begins.shape[1]) > (nr_bits - end)[:, None]] = False
+    rows = np.arange(len(head))
+    begins[rows, nr_bits - end] = in_use[rows, nr_bits - end] = 1  # end markers
+    row, bit = np.nonzero(begins)
+    entries = (bit * granule | in_use[row, bit]).astype(np.int32)
+    md = head[:, L.CHUNK_MD : L.POPULATED] * granule
+    has_prefix = head[:, L.START_OFFSET] != 0
+    return _Form(entries, begins.sum(axis=1), has_prefix, md[:, L.MD_FIRST_FREE], md[:, L.MD_CONTIG_HINT])
+
+
+def _bits(map_: Ints, start: Ints, nr_bits: int) -> Ints:
+    """The bits of a map of each chunk and one behind, a row each."""
+    words = map_[start[:, None] + np.arange(nr_bits // 64 + 1)].astype("<i8")
+    bits: Ints = np.unpackbits(words.view(np.uint8), axis=1, count=nr_bits + 1, bitorder="little")
+    return bits
+
+
+def _words(birth: Ints, head: Ints, form: _Form) -> Ints:
+    """The word of `birth` that belongs to each entry."""
+    words: Ints = birth.take(np.repeat(head[:, L.BIRTH], form.nr_entries) + (form.entries >> 1), mode="clip")
+    words[np.cumsum(form.nr_entries) - 1] = 0  # an end marker has no word, but its neighbour's
+    return words
 
 
 def _totals(g: Ints) -> Totals:
@@ -268,8 +318,9 @@ def _chunk_kinds(handles: Ints, g: Ints) -> Ints:
     return kind
 
 
-def _areas(entries: Ints, words: Ints, count: Ints, unit: Unit, chunk_kind: Ints, has_reserved: Ints) -> AreaColumns:
+def _areas(form: _Form, words: Ints, unit: Unit, chunk_kind: Ints) -> AreaColumns:
     """Make areas of map entries: each reaches to the next, the end marker to the end of the unit."""
+    entries, count = form.entries, form.nr_entries
     off = entries & ~1
     last = np.cumsum(count) - 1
     first = last + 1 - count
@@ -281,7 +332,7 @@ def _areas(entries: Ints, words: Ints, count: Ints, unit: Unit, chunk_kind: Ints
     behind = last - 1
     kind[behind[in_use[behind] == 0]] = FREE
     kind[last] = OUTSIDE
-    kind[first[has_reserved.astype(bool)]] = STATIC
+    kind[first[form.has_prefix.astype(bool)]] = STATIC
     is_split = (chunk_kind == FIRST_CHUNK) & (kind[first] == STATIC) & (size[first] > unit.static_size & ~1)
     chunk = np.repeat(np.arange(len(count)), count)
     return _parted(chunk, off, size, words, kind, first[is_split], unit.static_size & ~1)
@@ -300,7 +351,7 @@ def _parted(chunk: Ints, off: Ints, size: Ints, words: Ints, kind: Ints, split: 
 
 
 def _chunks(
-    head: Ints, kind: Ints, slot: Ints, position: Ints, first_base: int, first_free_off: Ints, areas: AreaColumns
+    head: Ints, kind: Ints, slot: Ints, position: Ints, first_base: int, form: _Form, areas: AreaColumns
 ) -> ChunkColumns:
     base = head[:, L.BASE].astype(np.uint64) + np.uint64(first_base)
     free, largest, sum_frag, max_frag = free_sums(areas.chunk, areas.size_bytes, areas.kind, len(head))
@@ -311,9 +362,9 @@ def _chunks(
         position=position.copy(),
         base_addr=base,
         free_bytes=free,
-        contig_hint=head[:, L.CONTIG_HINT].copy(),
+        contig_hint=form.contig_hint,
         largest_free_bytes=largest,
-        first_free_off=first_free_off,
+        first_free_off=form.first_free_off,
         nr_alloc=head[:, L.CHUNK_NR_ALLOC].copy(),
         nr_populated=head[:, L.NR_POPULATED].copy(),
         sum_frag=sum_frag,

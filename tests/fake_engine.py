@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from percpu_lab.core import layout as L
+from percpu_lab.models import AREA_MAP
 
 FIRST_BASE = 0xFFFF_8881_0000_0000
 
@@ -33,6 +34,7 @@ class FakeEngine:
     static_size: int = 0
     reserved_size: int = 0
     now: int = 0
+    model: object = AREA_MAP
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:

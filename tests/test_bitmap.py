@@ -12,11 +12,13 @@ from collections.abc import Iterator
 import pytest
 
 from percpu_lab import compiled
+from percpu_lab.columns import FREE as FREE_AREA
+from percpu_lab.columns import IN_USE, OUTSIDE, STATIC, Snapshot, snapshot
 from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
 from percpu_lab.geometry import V6_12, AllocInfo, Geometry, GroupInfo
 from percpu_lab.models import BitmapChunkState, BlockMd
-from percpu_lab.stats import ChunkStatsV6, read_stats
+from percpu_lab.stats import ChunkStatsV6, PercpuStats, read_stats
 from percpu_lab.tracepoints import PercpuAllocPercpu
 from percpu_lab.validate_bitmap import validate_bitmap_engine
 
@@ -468,3 +470,56 @@ def test_28_atomic_requests_pass_over_pages_that_are_not_populated(m: Machine) -
     m.free(hole)
     assert m.alloc(12288, 4096, atomic=True) == (1, 4096)
     assert m.alloc(4100, atomic=True) is None
+
+
+# --- what views are given -----------------------------------------------------------
+
+
+def shown(snap: Snapshot, ordinal: int) -> list[tuple[int, int, int]]:
+    """Kind, offset and size of each area of a chunk."""
+    areas, rows = snap.areas, snap.areas.chunk == snap.row_of(ordinal)
+    columns = (areas.kind[rows].tolist(), areas.off_bytes[rows].tolist(), areas.size_bytes[rows].tolist())
+    return list(zip(*columns, strict=True))
+
+
+def test_a_snapshot_shows_every_area_of_every_chunk(is_compiled: bool) -> None:
+    m = Machine(is_compiled=is_compiled, static=8196, reserved=100, dyn=24400)
+    areas = m.allocs(60, 60, 8, 4096, 100, 30000)
+    m.free(areas[1], areas[3])
+    assert m.alloc(20, reserved=True) == (-1, 4)
+    snap = snapshot(m.engine)
+    assert shown(snap, -1) == [(STATIC, 0, 4), (IN_USE, 4, 20), (FREE_AREA, 24, 80), (OUTSIDE, 104, 32664)]
+    assert shown(snap, 1) == [(IN_USE, 0, 30000), (FREE_AREA, 30000, 2768)]
+    in_use = [(off, size) for kind, off, size in shown(snap, 0) if kind == IN_USE]
+    assert in_use == [(areas[0][1], 60), (areas[2][1], 8), (areas[4][1], 100)]
+    assert snap.areas.requested_bytes[snap.areas.kind == IN_USE].tolist() == [20, 30000, 60, 8, 100]
+    assert snap.areas.birth[snap.areas.kind == IN_USE].tolist() == [8, 5, 0, 2, 4]
+
+
+def test_a_snapshot_has_the_numbers_of_each_chunk(m: Machine) -> None:
+    areas = m.allocs(60, 60, 8, 4096, 100, 30000)
+    m.free(areas[1], areas[3])
+    columns, chunks = snapshot(m.engine).chunks, m.engine.chunks()
+    assert columns.ordinal.tolist() == [chunk.ordinal for chunk in chunks]
+    assert columns.free_bytes.tolist() == [chunk.free_bytes for chunk in chunks]
+    assert columns.contig_hint.tolist() == [chunk.contig_bytes for chunk in chunks]
+    assert columns.first_free_off.tolist() == [4 * chunk.chunk_md.first_free for chunk in chunks]
+    assert columns.base_addr.tolist() == [chunk.base_addr for chunk in chunks]
+    assert columns.nr_populated.tolist() == [chunk.nr_populated for chunk in chunks]
+
+
+def test_history_has_the_fragments_of_percpu_stats(m: Machine) -> None:
+    areas = m.allocs(*[100] * 40)
+    m.free(*areas[::3])
+    m.engine._sample(1)
+    history, stats = m.engine.history(), block(m)
+    assert (history["sum_frag"][-1], history["max_frag"][-1]) == (stats.sum_frag, stats.max_frag)
+    assert history["free_bytes"][-1] == stats.free_bytes
+    assert history["largest_free_bytes"][-1] == ALL - 3900
+
+
+def test_percpu_stats_can_be_read_back(m: Machine) -> None:
+    sideline(m)
+    stats = read_stats(m.engine)
+    assert [chunk.kind for chunk in stats.chunks] == ["first", "plain", "sidelined"]
+    assert PercpuStats.from_text(stats.text(), layout="v6.12") == stats
