@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +19,7 @@ from .events import EventBatch
 from .geometry import Geometry
 from .geometry.info import shown
 from .interrupts import deferred_interrupt
-from .models import MODELS, model_named
+from .models import MODELS, booted_by, model_named
 from .models import ChunkState as ChunkState
 from .ops import Ops
 
@@ -115,7 +114,7 @@ class Engine:
         jit: str | None = None,
     ) -> None:
         self.model = model_named(kernel or geometry.kernel.name)
-        self.geometry = geometry = replace(geometry, kernel=self.model.kernel)
+        self.geometry = geometry = booted_by(geometry, self.model.kernel)
         self.lock = threading.RLock()
         self.log: list[tuple[int, str]] = [(-1, line) for line in geometry.boot_log]
         self._make_arrays(geometry, stats, ring_capacity)
@@ -539,8 +538,9 @@ class Engine:
             head, capacity = self.scalar(L.RING_HEAD), self.scalar(L.RING_CAPACITY)
             first = max(since, head - capacity, self.scalar(L.RING_START))
             last = head if limit is None else min(head, first + limit)
-            places = np.arange(first, max(last, first)) & (capacity - 1)
-            columns = self.ring.reshape(L.NR_RING_COLUMNS, capacity)[:, places]
+            start, count = first & (capacity - 1), max(last - first, 0)
+            rows = self.ring.reshape(L.NR_RING_COLUMNS, capacity)
+            columns = np.hstack([rows[:, start : start + count], rows[:, : max(start + count - capacity, 0)]])
         lost = max(first - max(since, self.scalar(L.RING_START)), 0)
         boot_bases = int(self.chunk[self.handle(0) + L.BASE]), int(self.chunk[self.handle(-1) + L.BASE])
         nr_cpus = self.geometry.info.nr_cpus if self.model.has_call_site else 0

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from .core import areamap, bitmap
 from .core import layout as L
 from .core.slots import raw_slot
 from .errors import GeometryError, RequestError
-from .geometry import V4_13, V6_12, AllocInfo, KernelVersion
+from .geometry import V4_13, V6_12, AllocInfo, Geometry, KernelVersion
 from .units import PAGE_SIZE
 
 
@@ -241,6 +241,21 @@ def model_named(name: str) -> Model:
     if name not in MODELS:
         raise RequestError(f"no engine for kernel {name!r}", where="kernel", remedy=f"choose from: {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def booted_by(geometry: Geometry, kernel: KernelVersion) -> Geometry:
+    """Let a kernel boot with the geometry of another; later ones do not log the address of the first chunk.
+
+    >>> booted_by(Geometry.embed(28672), V6_12).boot_log[0]
+    'percpu: Embedded 16 pages/cpu s28672 r8192 d28672 u65536'
+
+    Raises:
+        GeometryError: the kernel would refuse it.
+    """
+    base = geometry.addresses.first_chunk
+    text = geometry.kernel.at_base(base)
+    log = (line.replace(text, kernel.at_base(base)) if text else line for line in geometry.boot_log)
+    return replace(geometry, kernel=kernel, boot_log=tuple(log))
 
 
 def page_runs(words: list[int]) -> tuple[tuple[int, int], ...]:
