@@ -41,7 +41,7 @@ Kind = Literal["select", "tap", "hover", "range"]
 MAX_WAITING_EVENTS = 1000  # of an owner that never drains
 MAX_IN_FLIGHT = 2  # frames sent but not yet painted
 ACK_TIMEOUT_SECONDS = 0.4  # acks may not come during a cell: the last frame must be out 0.5 s after its end
-COST_FACTOR = 10  # at most a tenth of a processor goes into frames
+COST_FACTOR = 6  # at most a sixth of a processor goes into frames: a cell takes less than 1.25 times as long
 MAX_DELAY_SECONDS = 1.0
 
 
