@@ -118,7 +118,7 @@ def _wait_for(base: str, process: "subprocess.Popen[bytes]", log: Path, timeout:
 
 
 @pytest.fixture
-def open_notebook(lab: tuple[str, Path], chromium: Browser) -> Iterator[Opener]:
+def open_notebook(chromium: Browser, lab: tuple[str, Path]) -> Iterator[Opener]:
     """Open a notebook of code cells, or one of the repository's by its path below notebooks/.
 
     Example: `open_notebook("x = 1", "print(x)")`, `open_notebook(path="00_tour.ipynb")`.
@@ -129,7 +129,7 @@ def open_notebook(lab: tuple[str, Path], chromium: Browser) -> Iterator[Opener]:
 
 
 @pytest.fixture(scope="module")
-def open_shared_notebook(lab: tuple[str, Path], chromium: Browser) -> Iterator[Opener]:
+def open_shared_notebook(chromium: Browser, lab: tuple[str, Path]) -> Iterator[Opener]:
     """As open_notebook, but what it opens stays open for all tests of a file."""
     yield from _opener(*lab, chromium)
 
