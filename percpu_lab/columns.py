@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from .core import layout as L
 from .core.bitmap import PCPU_MIN_ALLOC_SIZE
+from .events import RING_COLUMNS, Events
 from .models import BITMAP
 from .units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .events import Events
 
 Ints = npt.NDArray[Any]
 
@@ -438,15 +438,56 @@ class Columns:
     is_tracing: bool = True
 
 
-def take(source: Any) -> Columns:
+class EventWindow:
+    """The events an engine's ring holds, of which each reading copies only the new ones.
+
+        columns   |......... shown .........| room |      new events go behind; when the room is used up, the
+                                                          newest move to a new array, and old readings stay whole
+    """
+
+    def __init__(self) -> None:
+        self._columns = np.zeros((len(RING_COLUMNS), 0), np.int64)
+        self._used = 0
+        self._next = 0
+
+    def read(self, engine: Engine) -> Events:
+        """Give the same events as engine.events(0)."""
+        with engine.lock:
+            size, start = engine.scalar(L.RING_CAPACITY), engine.scalar(L.RING_START)
+            new = engine.events(self._next)
+        if new.first_seq != self._next:  # lost or cleared in between
+            self._used = 0
+        self._append(np.stack([getattr(new, name) for name in RING_COLUMNS]), size)
+        self._next = new.first_seq + len(new)
+        first = max(self._next - min(self._used, size), start)
+        shown = self._columns[:, self._used - (self._next - first) : self._used]
+        return new.with_columns(dict(zip(RING_COLUMNS, shown, strict=True)), first, first - start)
+
+    def _append(self, new: Ints, size: int) -> None:
+        count = new.shape[1]
+        if self._used + count > self._columns.shape[1]:
+            kept = self._columns[:, max(self._used - max(size - count, 0), 0) : self._used]
+            self._columns = np.zeros((len(RING_COLUMNS), 2 * size), np.int64)
+            self._columns[:, : kept.shape[1]] = kept
+            self._used = kept.shape[1]
+        self._columns[:, self._used : self._used + count] = new
+        self._used += count
+
+
+def take(source: Any, window: EventWindow | None = None) -> Columns:
     """Take the newest columns from an engine or a RecordedRun.
 
     >>> from percpu_lab.engine import Engine
     >>> from percpu_lab.geometry import Geometry
     >>> take(Engine(Geometry.simple(), jit="off")).snapshot.op
     0
+
+    Args:
+        source: an Engine, or anything with columns().
+        window: the events of earlier readings of the same engine.
     """
     if hasattr(source, "columns"):
         return source.columns()  # type: ignore[no-any-return]
     with source.lock:
-        return Columns(snapshot(source), source.events(0), source.history(), source.scalar(L.EVENT_MASK) != 0)
+        events = (window or EventWindow()).read(source)
+        return Columns(snapshot(source), events, source.history(), source.scalar(L.EVENT_MASK) != 0)

@@ -289,6 +289,7 @@ class Engine:
             self._history = np.concatenate([self._history, np.zeros_like(self._history)], axis=1)
             return
         kept = rows[:, number % 2 == 0]
+        self._history = np.zeros_like(self._history)  # who has read the old one may go on reading it
         self._history[:, : kept.shape[1]] = kept
         self._g[L.HIST_USED] = kept.shape[1]
         self._stride *= 2
@@ -296,7 +297,7 @@ class Engine:
     def history(self) -> dict[str, np.ndarray]:
         """Give the samples: a row a chunk and sample, in the order of ops; sizes in bytes."""
         with self.lock:
-            rows = self._history[:, : int(self._g[L.HIST_USED])].copy()
+            rows = self._history[:, : int(self._g[L.HIST_USED])]  # written once: no copy is needed
         rows.flags.writeable = False
         return dict(zip(HISTORY_COLUMNS, rows, strict=True))
 

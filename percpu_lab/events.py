@@ -214,6 +214,18 @@ class EventBatch(Events):
         object.__setattr__(self, "boot_bases", boot_bases)
         object.__setattr__(self, "nr_cpus", nr_cpus)
 
+    def with_columns(self, columns: Mapping[str, np.ndarray], first_seq: int, lost: int) -> EventBatch:
+        """Make a batch of other events of the same engine."""
+        return EventBatch(
+            columns,
+            first_seq,
+            lost,
+            self.addresses,
+            self.ptr_bias,
+            boot_bases=self.boot_bases,
+            nr_cpus=self.nr_cpus,
+        )
+
     @property
     def base_addr(self) -> Uint64s:
         """Base address of each event's chunk; 0 for a failure."""

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from percpu_lab import columns as C
 from percpu_lab import raster as R
 from percpu_lab import spans as S
+from percpu_lab.columns import EventWindow
 from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
 from percpu_lab.geometry import Geometry
 from percpu_lab.ops import Ops
+from percpu_lab.trace import Trace
 
 UNIT = 32768
 
@@ -330,3 +332,17 @@ def test_a_run_of_an_op_script_gives_the_same_columns_as_single_calls() -> None:
         single.alloc(size, 4, False, False)
     for name in C.AreaColumns.__slots__:
         np.testing.assert_array_equal(getattr(C.snapshot(bulk).areas, name), getattr(C.snapshot(single).areas, name))
+
+
+@given(st.lists(st.tuples(st.integers(0, 90), st.booleans()), max_size=12))
+def test_event_window_reads_what_the_ring_holds(turns):
+    engine, window = Engine(Geometry.simple(), jit="off", ring_capacity=64), EventWindow()
+    trace = Trace(engine)
+    for nr_pairs, is_cleared in turns:
+        for _ in range(nr_pairs):
+            engine.free(engine.alloc(8, 8, False, False))
+        if is_cleared:
+            trace.clear()
+        shown, held = window.read(engine), engine.events(0)
+        assert (shown.first_seq, shown.lost) == (held.first_seq, held.lost)
+        assert shown.text("golden") == held.text("golden")

@@ -102,7 +102,8 @@ def timeline_status(lives: Lifetimes, *, is_tracing: bool, is_picture: bool, mar
     }
     first, end = lives.window
     parts = [text for text, holds in warnings.items() if holds]
-    parts.append(f"ops {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {len(lives) - lives.nr_freed:,} go on")
+    nr_live = len(lives) - lives.nr_freed
+    parts.append(f"ops {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {nr_live:,} go on")
     parts.append(f"failed: {failed:,}, chunks made: {made:,}, given back: {given_back:,}")
     return BETWEEN.join(parts)
 

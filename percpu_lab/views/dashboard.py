@@ -18,7 +18,7 @@ from bokeh.models import InlineStyleSheet, LayoutDOM
 from bokeh.models.widgets import PreText
 
 from ..allocator import Allocator, RunResult
-from ..columns import Columns, Snapshot, take
+from ..columns import Columns, EventWindow, Snapshot, take
 from ..errors import LabError, RequestError
 from ..ops import Ops
 from ..player import Player
@@ -90,6 +90,7 @@ class Dashboard:
         self._source: Any = subject.engine if isinstance(subject, Allocator) else subject
         self._player: Player | None = None
         self._made: list[PercpuPtr] = []
+        self._window = EventWindow()
         self._commands: deque[Callable[[], None]] = deque()
         self.session = Session(self._source, self._step if isinstance(subject, Allocator) else None)
         self._build_figure()
@@ -164,7 +165,7 @@ class Dashboard:
                 if selection is not None:
                     self.session.post("select", selection.chunk, selection.area)
         self.shared.select(self.session.selection)
-        columns = take(self._source)
+        columns = take(self._source, self._window)
         frames = [self.shared.update(columns), *(view.update(columns) for view in self.views)]
         end = columns.events.first_seq + len(columns.events)
         newest = self._source.events(end - TAIL_EVENTS, TAIL_EVENTS)

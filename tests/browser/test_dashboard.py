@@ -1,0 +1,127 @@
+"""What a person sees and does: the views of an allocator and of a recorded run, in a real JupyterLab."""
+
+import re
+
+import pytest
+
+SETUP = """
+import percpu_lab as lab
+a = lab.Allocator("x86-64, 4 CPUs", jit="wait")
+board = lab.watch(a)
+board
+"""
+LOOP = """
+pointers = []
+for _ in range(100_000):
+    pointers.append(a.alloc_percpu(64))
+print("done")
+"""
+SHOWN_OP = """labModels().map(([, model]) => model.text).filter((text) => /^op [0-9,]+/.test(text ?? ""))
+  .map((text) => Number(text.match(/^op ([0-9,]+)/)[1].replaceAll(",", ""))).at(-1)"""
+
+NR_WIDGETS = "len(__import__('ipywidgets.widgets.widget', fromlist=['_'])._instances)"
+
+
+@pytest.fixture
+def board(open_notebook):
+    """A notebook that shows a dashboard of an allocator, painted."""
+    notebook = open_notebook(SETUP, LOOP)
+    notebook.run(0)
+    notebook.wait_for_canvas(4)
+    yield notebook
+    assert notebook.errors == []
+    assert notebook.outside == []
+
+
+def click(notebook, text):
+    label = re.compile(rf"^\s*{re.escape(text)}\s*$")
+    notebook.page.locator("button.jupyter-button").filter(has_text=label).first.click()
+
+
+def test_all_views_are_painted_with_the_state_before_the_first_request(board):
+    board.wait_for(f"{SHOWN_OP} === 0")
+    assert sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4
+
+
+def test_views_show_distinct_moments_while_a_loop_runs_and_the_last_one_soon_after(board):
+    board.run(1, wait=False)
+    seen = set()
+    while not board.done:
+        seen.add(board.js(SHOWN_OP))
+        board.page.wait_for_timeout(20)
+    board.wait_for(f"{SHOWN_OP} === 100000", timeout=5)
+    between = {op for op in seen if op and 0 < op < 100_000}
+    assert len(between) >= 3, sorted(seen)
+    assert board.text(1) == "done\n"
+
+
+def test_buttons_allocate_and_free(board):
+    click(board, "alloc_percpu")
+    board.wait_for(f"{SHOWN_OP} === 1")
+    assert board.value("a.stats().global_stats.nr_cur_alloc") == 1
+    click(board, "free last")
+    board.wait_for(f"{SHOWN_OP} === 2")
+    assert board.value("a.stats().global_stats.nr_cur_alloc") == 0
+
+
+def test_area_clicked_in_the_area_map_is_marked_in_the_timeline_and_can_be_freed(board):
+    board.execute("p = a.alloc_percpu(4096); q = a.alloc_percpu(64)")
+    board.wait_for(f"{SHOWN_OP} === 2")
+    off, row = board.value("p.off / 1024 + 1"), 1.5
+    board.page.mouse.click(*board.point("area_map", off, row))
+    board.wait_for_value("board.session.selection.area == p.op")
+    assert board.js("labModel('selected').data.area[0]") == board.value("p.op")
+    click(board, "free selected")
+    board.wait_for_value("not p.is_live and q.is_live")
+
+
+def test_workload_is_played_paused_and_stepped(board):
+    click(board, "play")
+    board.wait_for_value("a.engine.now > 20")
+    click(board, "pause")
+    board.wait_for_value("not board.session.playing")
+    now = board.value("a.engine.now")
+    click(board, "step")
+    board.wait_for_value(f"a.engine.now == {now + 1}")
+    board.wait_for(f"{SHOWN_OP} === {now + 1}")
+
+
+def test_a_refused_free_says_why_and_changes_nothing(board):
+    click(board, "free selected")
+    board.wait_for("document.body.innerText.includes('no area in use is selected')")
+    assert board.value("a.engine.now") == 0
+
+
+def test_views_come_back_after_a_reload(board):
+    board.execute("_ = a.alloc_percpu(128)")
+    board.wait_for(f"{SHOWN_OP} === 1")
+    board.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    board.reload()
+    board.wait_for_canvas(4)
+    board.wait_for(f"{SHOWN_OP} === 1")
+
+
+def test_runs_of_the_same_cell_leave_one_dashboard(board):
+    nr_widgets = board.value(NR_WIDGETS)
+    for _ in range(3):
+        board.run(0)
+    board.wait_for_canvas(4)
+    board.wait_for("Bokeh.documents.length === 1")
+    assert board.value(NR_WIDGETS) == nr_widgets
+    assert board.value("sum(t.name.startswith('publisher') for t in __import__('threading').enumerate())") == 1
+
+
+def test_slider_moves_through_a_recorded_run(open_notebook):
+    notebook = open_notebook(
+        "import percpu_lab as lab\nrun = lab.open_run('notebooks/data/pcpu_test2_1024')\nboard = lab.watch(run)\nboard"
+    )
+    notebook.run(0)
+    notebook.wait_for_canvas(4)
+    last_op = notebook.value("run.last_op")
+    notebook.wait_for(f"{SHOWN_OP} === {last_op}")
+    handle = notebook.page.locator(".noUi-handle").first
+    box = handle.bounding_box()
+    notebook.drag((box["x"] + 8, box["y"] + 8), (box["x"] - 400, box["y"] + 8))
+    notebook.wait_for(f"{SHOWN_OP} < 2500")
+    assert notebook.value("run.now") < 2500
+    assert notebook.errors == []
