@@ -214,6 +214,7 @@ function hit(plotView, point, rows) {
 function showError(model, el) {
   const text = document.createElement("pre");
   text.setAttribute("role", "alert");
+  text.style.color = "var(--jp-error-color1, #b71c1c)";
   const update = () => {
     text.textContent = model.get("_error");
     text.hidden = !text.textContent;

@@ -314,6 +314,14 @@ class Publisher:
     must hold the engine's lock while it reads arrays. It is also asked after an event came in, so it is the place
     to `figure.drain()`. What it raises is shown under the figure and as a warning. After each cell it is asked at once.
 
+    >>> from bokeh.plotting import figure
+    >>> plot = figure(title="op 0")
+    >>> _ = plot.line([0], [0])
+    >>> live = LiveFigure(plot)
+    >>> publisher = Publisher(live, lambda: Frame({}, {plot.title: {"text": "op 1"}}), version=lambda: 1)
+    >>> publisher.flush()
+    >>> live.close()
+
     Args:
         figure: where frames go, and who keeps the publisher; the thread ends when it is closed or garbage.
         produce: makes the frame of the newest state, or None if there is nothing to send.
