@@ -69,7 +69,7 @@ _ROWS = ("ordinal", "name", "slot", "free", "hint", "base_high", "base_low")
 _COLUMNS = (
     ("slot", "slot", 4),
     ("free", "free", 9),
-    ("hint", "contig_hint: largest free", 28),
+    ("hint", "contig_hint", 28),
 )  # column, heading, width
 
 

@@ -31,7 +31,7 @@ from . import static
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
-from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, Pump
+from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, Pump, close_tree
 from .shared import Shared, merged
 from .timeline import Timeline
 
@@ -56,7 +56,11 @@ class View(Protocol):
         """Take an event of the browser; gives what a tap has picked."""
 
 
-VIEWS: dict[str, Callable[[], View]] = {"area_map": AreaMap, "fragmentation": Fragmentation, "timeline": Timeline}
+VIEWS: dict[str, Callable[[], View]] = {
+    "area_map": lambda: AreaMap(height=310),
+    "fragmentation": lambda: Fragmentation(height=310),
+    "timeline": lambda: Timeline(height=300),
+}
 
 
 class Dashboard:
@@ -122,6 +126,7 @@ class Dashboard:
             self.requests, self.workloads = RequestControls(self), WorkloadControls(self)
             parts = [self.requests, self.workloads, self.message]
         box = self._box = widgets.VBox([*parts, self.figure])
+        self.figure.on_close(self.session.pause)
         self.figure.on_close(lambda: close_tree(box))
 
     # --- display ------------------------------------------------------------------
@@ -376,15 +381,6 @@ def tail(events: Events, is_tracing: bool = True) -> str:
 
 def _plain_text() -> PreText:
     return PreText(text="", stylesheets=[InlineStyleSheet(css=_TEXT_CSS)], sizing_mode="stretch_width")
-
-
-def close_tree(widget: widgets.Widget) -> None:
-    """Close a widget, what it holds, and the layouts and styles that ipywidgets would leave open."""
-    for child in getattr(widget, "children", ()):
-        close_tree(child)
-    for part in (getattr(widget, "layout", None), getattr(widget, "style", None), widget):
-        if isinstance(part, widgets.Widget):
-            part.close()
 
 
 def picture(subject: Allocator | RecordedRun, views: Sequence[str] = tuple(VIEWS)) -> Picture:

@@ -233,7 +233,7 @@ def _label_chunks(axes: Any, snap: Snapshot) -> None:
     axes.set_yticks([row + 0.5 for row in rows], [_words.chunk_label(int(chunks.ordinal[row])) for row in rows])
     places = (1.01, 1.05, 1.12)
     text = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "va": "center"}
-    for place, heading in zip(places, ("slot", "free", "contig_hint: largest free"), strict=True):
+    for place, heading in zip(places, ("slot", "free", "contig_hint"), strict=True):
         axes.text(place, 1.03, heading, transform=axes.transAxes, fontsize=8)
     for row in rows:
         hint = _words.hint_text(int(chunks.contig_hint[row]), int(chunks.largest_free_bytes[row]))
