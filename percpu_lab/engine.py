@@ -129,7 +129,7 @@ class Engine:
         self._policy = compiled.policy(jit)
         self._change_over()
         if history:
-            self._sample(1)
+            self._sample(1, 0)
         else:
             self._g[L.NEXT_SAMPLE] = _NEVER
 
@@ -274,7 +274,8 @@ class Engine:
             while work < 0:
                 self._make_history_room()
                 work = self._functions.sample_history(*self._arrays, self._history_words())
-        self._g[L.NEXT_SAMPLE] = self.now + max(self._stride, min(work // work_per_op, most))
+        distance = (work + _SAMPLE_STOP_WORK) // work_per_op
+        self._g[L.NEXT_SAMPLE] = self.now + max(self._stride, min(distance, most))
 
     def _history_words(self) -> Any:
         words = self._history.reshape(-1)
@@ -568,6 +569,7 @@ HISTORY_COLUMNS = (
     "nr_populated",
 )
 _SAMPLES = 256  # a run should leave at least so many
+_SAMPLE_STOP_WORK = 8000  # what it costs to stop for a sample, in map entries read
 _SAMPLE_WORK_SINGLE = 16
 _SAMPLE_WORK_BULK = 4
 _BAD_FREE = (L.STATUS_BAD_FREE, L.STATUS_NO_CHUNK, L.STATUS_STATIC, L.STATUS_STALE)
