@@ -459,3 +459,89 @@ def test_29_group_ids_in_the_boot_log_are_as_wide_as_the_number_of_groups() -> N
     geometry = make_geometry(32768, 8192, 0, 24576, [[cpu] for cpu in range(10)])
     text = "".join(geometry.boot_log[1:])
     assert [f"[{group:02}] {group:02} " in text for group in range(10)] == [True] * 10
+
+
+# --- between the examples: what altered code got past all of the above -----------------------------------------
+
+
+def test_areas_passed_over_count_for_the_hint_where_padding_went_to_the_neighbour(t: Twin) -> None:
+    first = t.alloc(64)
+    t.alloc(2, 2)
+    t.free(first)
+    assert t.alloc(24508, 4) == 8260
+    assert (t.map(0), t.chunk(0).contig_hint) == ([1, 8192, 8257, 8261, 32769], 64)
+
+
+# --- section 12: which calls to its environment an operation makes ------------------------------------------------
+
+SKIPPED = 1000
+
+
+def calls(t: Twin, *action: object) -> dict[str, int]:
+    """Run an action -> calls it made of each kind, as faults that are far off count them."""
+    for kind in L.FAULT_KINDS:
+        t.fault(kind, 1, SKIPPED)
+    name, *args = action
+    getattr(t, str(name))(*args)
+    t.compare()
+    left = [t.engine.scalar(L.FAULT_SKIP_MEM + number) for number in range(L.NR_FAULT_KINDS)]
+    made = {kind: SKIPPED - skip for kind, skip in zip(L.FAULT_KINDS, left, strict=True) if skip != SKIPPED}
+    for kind in L.FAULT_KINDS:
+        t.fault(kind, 0)
+    return made
+
+
+def test_calls_of_a_request_that_creates_extends_and_populates(t: Twin) -> None:
+    assert calls(t, "alloc", ALL) == {}
+    assert calls(t, "alloc", 8192) == {"mem": 4, "vm": 1, "page": 2 * 2, "ptmap": 2}  # record, map, longer map, pages
+    assert calls(t, "alloc", 4096) == {"page": 2, "ptmap": 2}
+    assert calls(t, "free", t.alloc(8)) == {}
+
+
+def test_calls_of_a_request_to_km_chunks() -> None:
+    t = Twin(make_geometry(32768, 8192, 0, 24576, [[0, 1, 2, 3]], backing="km"))
+    t.alloc(ALL)
+    assert calls(t, "alloc", 8192) == {"mem": 3, "page": 1}
+    assert calls(t, "alloc", 8192) == {}
+
+
+@pytest.mark.parametrize("backing", ["vm", "km"])
+def test_destroying_chunks_makes_no_call_that_could_fail(backing: str) -> None:
+    t = Twin(make_geometry(32768, 8192, 0, 24576, [[0, 1]], backing=backing))
+    t.alloc(ALL)
+    for ptr in [t.alloc(32768) for _ in range(3)]:
+        t.free(ptr)
+    assert calls(t, "balance") == {}
+    assert t.events().count("destroy_chunk") == 2
+
+
+def test_balance_extends_queued_maps_then_populates_then_creates(t: Twin) -> None:
+    with_atomic_chunk(t)
+    t.alloc(8, atomic=True)
+    assert calls(t, "balance") == {"mem": 1, "page": 2, "ptmap": 2}
+    t = usual()
+    t.alloc(ALL)
+    assert calls(t, "balance") == {"mem": 3, "vm": 1, "page": 2 * 4, "ptmap": 2}
+
+
+@pytest.mark.parametrize("skip", [0, 1, 5])
+def test_calls_before_a_failing_one_are_used_up_and_those_behind_are_not_made(t: Twin, skip: int) -> None:
+    t.alloc(ALL)
+    t.fault("page", 2, skip)
+    assert (t.alloc(12288), t.reason) == (0, "failed to populate")
+    assert t.model.faults["page"] == [1, 0]
+    t.compare()
+    assert t.chunk(1).nr_populated == 0
+    t.fault("ptmap", 1, 1)
+    t.fault("page", 0)
+    assert t.alloc(12288) == 0
+    t.compare()
+
+
+def test_temporary_page_array_is_asked_for_until_it_is_there(t: Twin) -> None:
+    t.alloc(ALL)
+    t.fault("mem", 2, 3)
+    assert (t.alloc(8), t.reason) == (0, "failed to populate")
+    assert t.alloc(8) == 0
+    assert calls(t, "alloc", 8) == {"mem": 1, "page": 2, "ptmap": 2}
+    assert calls(t, "alloc", 32768) == {"mem": 3, "vm": 1, "page": 16, "ptmap": 2}
