@@ -130,7 +130,8 @@ def add_sample(plot: Plot, colour: str, **hatch: Any) -> Any:
 
 def add_status(plot: Plot) -> Title:
     """Add a line of text under the title, to be changed by frames."""
-    status = Title(text="", text_font_style="normal", text_font_size="12px")
+    # not empty: a title without text gets no room, and later text would lie over the plot
+    status = Title(text="...", text_font_style="normal", text_font_size="12px")
     plot.add_layout(status, "above")
     return status
 
@@ -138,13 +139,13 @@ def add_status(plot: Plot) -> Title:
 def add_legend(plot: Plot, entries: Sequence[tuple[str, Any]], columns_of: int = 0) -> Legend:
     """Add a legend below the figure: words and the renderers they stand for."""
     legend = Legend(
-        items=[LegendItem(label=words, renderers=[renderer]) for words, renderer in entries],
         orientation="horizontal", location="bottom_left", ncols=columns_of or "auto",
         border_line_color=None, background_fill_color=None,
         label_text_font_size="12px", glyph_height=14, glyph_width=18, spacing=4, margin=4,
         stylesheets=[InlineStyleSheet(css=_LEGEND_CSS)],
     )  # fmt: skip
-    legend.update(padding=2)
+    # these two apart: the types of Bokeh 3.10 know neither as an argument
+    legend.update(padding=2, items=[LegendItem(label=words, renderers=[renderer]) for words, renderer in entries])
     plot.add_layout(legend, "below")
     return legend
 

@@ -78,8 +78,10 @@ def fragmentation_status(total: Series, ordinal: int | None) -> str:
     if not len(total):
         return "no sample in sight"
     free, largest = format_bytes(int(total.free_bytes[-1])), format_bytes(int(total.largest_free_bytes[-1]))
-    thin = "click a chunk to add its lines" if ordinal is None else f"thin lines: {chunk_label(ordinal)} alone"
-    return BETWEEN.join([f"at op {int(total.op[-1]):,}: {free} free, the largest free area has {largest}", thin])
+    parts = [f"at op {int(total.op[-1]):,}: {free} free, the largest free area has {largest}"]
+    if ordinal is not None:
+        parts.append(f"thin lines: {chunk_label(ordinal)} alone")
+    return BETWEEN.join(parts)
 
 
 def timeline_status(lives: Lifetimes, *, is_tracing: bool, is_picture: bool, marks_drawn: float = 1) -> str:

@@ -20,7 +20,7 @@ from ..session import Selection
 from ..spans import Series, fragmentation_series, with_now
 from ..units import KIB
 from . import _style
-from ._words import NO_HISTORY_YET, fragmentation_status
+from ._words import BETWEEN, NO_HISTORY_YET, fragmentation_status
 from .live import FigureEvent, Frame
 from .shared import FollowedRange, Shared
 
@@ -111,8 +111,9 @@ class Fragmentation:
             default=0,
         )
         props = self._bytes.extend(0, max(most * 1.08, 1))
-        props[self._status] = {"text": fragmentation_status(total, ordinal)}
-        props[self._empty] = {"visible": len(total) == 0, "x": sum(window) / 2}
+        hint = "" if ordinal is not None else BETWEEN + "click a chunk to add its lines"
+        props[self._status] = {"text": fragmentation_status(total, ordinal) + hint}
+        props[self._empty] = {"visible": len(total) < 2, "x": sum(window) / 2}
         return Frame({self._total: data, self._chosen: _line_columns(chosen) if chosen else _no_line()}, props)
 
 
