@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,8 @@ _MIN_ROWS = 16
 _SLICE_OPS_PLAIN = 1_000
 _SLICE_OPS_COMPILED = 20_000
 _HISTORY_ROWS = 1 << 16
+_LARGE_UNIT = 1 << 19  # bytes; a row of births of a larger one does not fill pages of 2 MiB
+_BLOCK = 512  # words that are copied together when an array grows
 
 _WALK_TEXT = (
     "the v4.13 kernel would loop for ever here: a failing scan found no hole of 4 bytes, moved the chunk to slot 0, "
@@ -170,8 +173,9 @@ class Engine:
         words = int(g[L.ROW_WORDS])
         old_rows = len(self.chunk) // words
         rows = old_rows + new_rows
-        self.map = _extended(self.map, (rows - L.NR_LIST_HEADS) * int(g[L.MAP_STRIDE]))
-        self.birth = _extended(self.birth, (rows - L.NR_LIST_HEADS) * int(g[L.BIRTH_STRIDE]))
+        zeros = _sparse_zeros if g[L.UNIT_SIZE] > _LARGE_UNIT else np.zeros
+        self.map = _extended(self.map, (rows - L.NR_LIST_HEADS) * int(g[L.MAP_STRIDE]), zeros)
+        self.birth = _extended(self.birth, (rows - L.NR_LIST_HEADS) * int(g[L.BIRTH_STRIDE]), zeros)
         self.chunk = _extended(self.chunk, rows * words)
         handles = np.arange(old_rows, rows) * words
         self.chunk[handles[:-1] + L.LIST_NEXT] = handles[1:]
@@ -619,11 +623,21 @@ def bad_free(status: int, ptr: int, where: str = "") -> LabError:
     )
 
 
-def _extended(array: np.ndarray, length: int) -> np.ndarray:
-    """Copy into a longer array, zeroed behind; pages never touched cost nothing."""
-    result = np.zeros(length, array.dtype)
-    result[: len(array)] = array
+def _extended(array: np.ndarray, length: int, zeros: Callable[[int, np.dtype], np.ndarray] = np.zeros) -> np.ndarray:
+    """Copy into a longer array, zeroed behind; what was never written to costs nothing, nor does its copy."""
+    result = zeros(length, array.dtype)
+    whole = len(array) // _BLOCK * _BLOCK
+    blocks, copies = array[:whole].reshape(-1, _BLOCK), result[:whole].reshape(-1, _BLOCK)
+    used = blocks.any(axis=1)
+    copies[used] = blocks[used]
+    result[whole : len(array)] = array[whole:]
     return result
+
+
+def _sparse_zeros(length: int, dtype: np.dtype) -> np.ndarray:
+    """Make an array of zeros in small pages; np.zeros asks for those of 2 MiB, each of which a word would fill."""
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return np.frombuffer(mmap.mmap(-1, max(length * dtype.itemsize, 1), **private), dtype, length)
 
 
 def _log_text(row: list[int]) -> str:

@@ -177,6 +177,12 @@ def pointer_of_a_destroyed_chunk(a: Allocator) -> PercpuPtr:
     return p
 
 
+def between_the_units(a: Allocator) -> int:
+    """The offset of another CPU's unit in a chunk, which no percpu pointer has."""
+    a.alloc_percpu(24576)
+    return a.alloc_percpu(64).value + 32768
+
+
 @pytest.mark.parametrize(
     ("make", "error", "what"),
     [
@@ -190,6 +196,7 @@ def pointer_of_a_destroyed_chunk(a: Allocator) -> PercpuPtr:
         (lambda a: 4096, ForeignPointerError, "static per-CPU variables"),
         (lambda a: 8, ForeignPointerError, "static per-CPU variables"),
         (lambda a: 32768, ForeignPointerError, "no chunk is at this address"),
+        (between_the_units, ForeignPointerError, "no chunk is at this address"),
         (lambda a: (1 << 64) - 8, ForeignPointerError, "no chunk is at this address"),
         (lambda a: 0xFFFF888100002000, ForeignPointerError, "no chunk is at this address"),
     ],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,3 +346,17 @@ def test_readers_in_other_threads_find_whole_states() -> None:
     done.set()
     reader.join()
     assert not failures
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_large_units_cost_the_memory_that_is_written_to() -> None:
+    code = (
+        "import numpy as np; from percpu_lab import Geometry, Ops; from percpu_lab.engine import Engine\n"
+        "engine = Engine(Geometry.simple(unit_size=1 << 21), jit='off')\n"
+        "engine.run(Ops.alloc(np.arange(64 * 70), 32768), np.zeros(64 * 70, np.int64))\n"
+        "print(len(engine.chunks()), open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    nr_chunks, peak_kib = map(int, done.stdout.split())
+    assert nr_chunks == 71
+    assert peak_kib < 512 << 10  # in pages of 2 MiB it would be twice as much
