@@ -549,3 +549,37 @@ class NaiveAllocator:
             "populated": [[0, nr_pages]] if nr_pages else [],
             "map": chunk.map(),
         }
+
+    def stats_file(self) -> str:
+        """percpu_stats, section 8.2."""
+        info, rule = self.info, "-" * 40
+        names = ("unit_size", "static_size", "reserved_size", "dyn_size", "atom_size", "alloc_size")
+        lines = ["Percpu Memory Statistics", "Allocation Info:", rule]
+        lines += [f"  {name:<24}: {getattr(info, name):>8}" for name in names]
+        lines += ["", "Global Stats:", rule, *(f"  {name:<18}: {value:>14}" for name, value in self.stats.items())]
+        lines += ["", "Per Chunk Stats:", rule]
+        chunks = [*([self.reserved] if self.reserved else []), *(c for chunks in self.slots for c in chunks)]
+        for chunk in chunks:
+            titles = {-1: "Chunk: <- Reserved Chunk", 0: "Chunk: <- First Chunk"}
+            figures = {
+                name: getattr(chunk, name) for name in ("nr_alloc", "max_alloc_size", "free_size", "contig_hint")
+            }
+            figures |= self.map_figures(chunk)
+            lines += [titles.get(chunk.ordinal, "Chunk:")]
+            lines += [*(f"  {name:<24}: {value:>8}" for name, value in figures.items()), ""]
+        return "".join(f"{line}\n" for line in lines)
+
+    def map_figures(self, chunk: Chunk) -> dict[str, int]:
+        """Section 8.3."""
+        areas = chunk.areas()[chunk.is_boot :]
+        while areas and not areas[-1][2]:
+            areas.pop()
+        signed = sorted(end - start if in_use else start - end for start, end, in_use in areas)
+        free = [-length for length in signed if length < 0]
+        return {
+            "sum_frag": sum(free),
+            "max_frag": max(free, default=0),
+            "cur_min_alloc": signed[len(free)] if signed else 0,
+            "cur_med_alloc": signed[(len(free) + len(signed) - 1) // 2] if signed else 0,
+            "cur_max_alloc": signed[-1] if signed else 0,
+        }

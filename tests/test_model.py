@@ -36,7 +36,7 @@ needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reas
 def test_the_model_does_what_the_kernel_did(case: Path) -> None:
     model = NaiveAllocator(Geometry.from_case(json.loads((case / "case.json").read_text()), where=case.name))
     ptrs: dict[str, int] = {}
-    states = []
+    states, stats = [], ""
     for line in recorded(case, "ops.txt").splitlines():
         match line.split():
             case ["alloc", name, *numbers]:
@@ -48,11 +48,15 @@ def test_the_model_does_what_the_kernel_did(case: Path) -> None:
                 model.balance()
             case ["fault", kind, count, *skip]:
                 model.fault(kind, int(count), int(*skip))
-            case [what]:
-                states += [json.dumps(model.document(), separators=(",", ":"))] if what == "state" else []
+            case ["state"]:
+                states.append(json.dumps(model.document(), separators=(",", ":")))
+                model.op += 1
+            case ["stats"]:
+                stats += f"@{model.op}\n{model.stats_file()}"
                 model.op += 1
     assert first_difference(recorded(case, "trace.txt"), "".join(f"{event}\n" for event in model.events)) == ""
     assert first_difference(recorded(case, "state.jsonl"), "".join(f"{state}\n" for state in states)) == ""
+    assert first_difference(recorded(case, "stats.txt"), stats) == ""
     assert first_difference(recorded(case, "printk.txt"), "".join(f"{op}\t{text}\n" for op, text in model.log)) == ""
 
 

@@ -187,6 +187,17 @@ def test_11_map_is_extended_when_64_entries_are_no_longer_spare(t: Twin) -> None
     assert seen == [(64, 128), (65, 128), (66, 256)]
 
 
+def test_11_map_of_the_reserved_chunk_is_extended_by_the_same_rule() -> None:
+    t = Twin(make_geometry(40960, 8192, 4096, 28672, [[0, 1]]))
+    for _ in range(63):
+        t.alloc(4, 4, reserved=True)
+    assert (t.chunk(-1).map_used, t.chunk(-1).map_alloc) == (65, 128)
+    t.fault("mem", 1)
+    assert (t.alloc(4, 4, reserved=True), t.reason) == (0, "failed to extend area map of reserved chunk")
+    assert t.alloc(4, 4, reserved=True)
+    assert (t.chunk(-1).map_used, t.chunk(-1).map_alloc) == (66, 256)
+
+
 def test_12_new_chunk_whose_map_cannot_be_extended_is_used_by_the_next_request(t: Twin) -> None:
     t.alloc(ALL)
     t.fault("mem", 1, 2)
