@@ -265,21 +265,22 @@ def _extend_list(engine: Engine, live: set[int]) -> _Violations:
 
 def _free_rows(engine: Engine, live: set[int]) -> _Violations:
     words = engine.scalar(L.ROW_WORDS)
+    rows = engine.chunk.reshape(-1, words)
+    following, was_used = rows[:, L.LIST_NEXT].tolist(), rows[:, L.ROW].tolist()
     free: list[int] = []
     c = engine.scalar(L.FREE_ROW)
     while c:
-        if len(free) * words > len(engine.chunk) or c % words or c in live:
+        if len(free) > len(rows) or c % words or c in live or not 0 < c < len(engine.chunk):
             yield f"the list leads to {c}"
             return
         free.append(c)
-        c = int(engine.chunk[c + L.LIST_NEXT])
+        c = following[c // words]
     if len(free) != engine.scalar(L.NR_FREE_ROWS):
         yield f"{len(free)} rows on the list, {engine.scalar(L.NR_FREE_ROWS)} counted"
-    if L.NR_LIST_HEADS + len(live) + len(free) != len(engine.chunk) // words:
-        yield f"{len(live)} rows in use and {len(free)} free of {len(engine.chunk) // words - L.NR_LIST_HEADS}"
+    if L.NR_LIST_HEADS + len(live) + len(free) != len(rows):
+        yield f"{len(live)} rows in use and {len(free)} free of {len(rows) - L.NR_LIST_HEADS}"
     for c in free:
-        was_used = engine.chunk[c + L.ROW]
-        if was_used and _birth_row(engine, c).any():
+        if was_used[c // words] and _birth_row(engine, c).any():
             yield f"row {c // words} still has births"
 
 
