@@ -119,7 +119,7 @@ class Allocator:
     <Engine v6.12-bitmap: 0 ops, 1 chunks>
 
     Args:
-        geometry: a Geometry, or the name of a preset (`percpu_lab.PRESETS`).
+        geometry: a Geometry, an AllocInfo, or the name of a preset (`percpu_lab.PRESETS`).
         engine: the kernel whose decisions it makes, one of models.MODELS; the geometry knows by default.
         stats: keep percpu_stats (CONFIG_PERCPU_STATS).
         trace_events: events the ring holds.
@@ -134,7 +134,7 @@ class Allocator:
 
     def __init__(
         self,
-        geometry: Geometry | str = "x86-64, 4 CPUs",
+        geometry: Geometry | AllocInfo | str = "x86-64, 4 CPUs",
         *,
         engine: str | None = None,
         stats: bool = True,
@@ -145,7 +145,7 @@ class Allocator:
     ) -> None:
         self.name = name or (geometry if isinstance(geometry, str) else "percpu")
         self.engine = Engine(
-            preset(geometry) if isinstance(geometry, str) else geometry,
+            _as_geometry(geometry),
             kernel=engine,
             stats=stats,
             ring_capacity=trace_events,
@@ -405,6 +405,12 @@ def _chunk_cells(chunk: Chunk) -> tuple[str, ...]:
     slot = str(chunk.slot) if chunk.slot >= 0 else "–"
     sizes = (format_bytes(chunk.free_bytes), format_bytes(chunk.contig_bytes))
     return name, slot, f"{chunk.nr_alloc:,}", *sizes, f"{chunk.nr_populated:,}"
+
+
+def _as_geometry(geometry: Geometry | AllocInfo | str) -> Geometry:
+    if isinstance(geometry, AllocInfo):
+        return Geometry.from_info(geometry)
+    return preset(geometry) if isinstance(geometry, str) else geometry
 
 
 def _checked_number(value: object, name: str) -> int:

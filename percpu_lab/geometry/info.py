@@ -21,6 +21,7 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from ..errors import GeometryError
 from ..units import KIB, MIB, PAGE_SIZE, format_bytes
@@ -191,6 +192,23 @@ class AllocInfo:
     groups: tuple[GroupInfo, ...]
     possible_cpus: tuple[int, ...]
     up: bool = False
+
+    @classmethod
+    def embed(cls, static_size: int, **options: Any) -> AllocInfo:
+        """Lay chunks out as pcpu_embed_first_chunk does.
+
+        >>> AllocInfo.embed(28672, cpus=2, dyn_size=28672)
+        <AllocInfo: unit 64 KiB = static 28 KiB + reserved 8 KiB + dynamic 28 KiB; 2 CPUs, 2 units, 1 group>
+
+        Args:
+            static_size, options: as for Geometry.embed, which keeps the boot log and the base address too.
+
+        Raises:
+            GeometryError: see Geometry.embed.
+        """
+        from .first_chunk import Geometry  # which is made of this class
+
+        return Geometry.embed(static_size, **options).info
 
     def __post_init__(self) -> None:
         for name in ("static_size", "reserved_size", "dyn_size", "unit_size", "alloc_size"):
