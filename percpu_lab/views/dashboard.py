@@ -332,8 +332,9 @@ def summary(columns: Columns, selection: Selection) -> str:
     """Say what the views do not: the machine, spare pages, pending work, and the selected area.
 
     >>> from percpu_lab import Allocator
-    >>> summary(take(Allocator("UP, km", jit="off").engine), Selection())
-    'op 0  ·  1 CPU, unit 32 KiB  ·  8 empty populated pages  ·  click an area to follow it'
+    >>> print(summary(take(Allocator("UP, km", jit="off").engine), Selection()))
+    op 0  ·  1 CPU, unit 32 KiB  ·  8 empty populated pages
+    click an area to follow it
     """
     unit, totals = columns.snapshot.unit, columns.snapshot.totals
     parts = [
@@ -344,8 +345,8 @@ def summary(columns: Columns, selection: Selection) -> str:
         parts.append(f"{totals.nr_empty_pop_pages:,} empty populated pages")
     if totals.balance_pending > 0:
         parts.append("balance work is pending")
-    parts.append(selected_area(columns.snapshot, selection.area) or "click an area to follow it")
-    return "  ·  ".join(parts)
+    followed = selected_area(columns.snapshot, selection.area) or "click an area to follow it"
+    return "  ·  ".join(parts) + "\n" + followed
 
 
 def selected_area(snap: Snapshot, birth: int | None) -> str:
