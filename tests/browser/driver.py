@@ -140,11 +140,11 @@ class Notebook:
         """Value of an expression in the kernel that JSON can carry."""
         return json.loads(self.execute(f"import json as _json; print(_json.dumps({expression}))"))
 
-    def wait_for_value(self, expression: str, timeout: float = 20) -> Any:
+    def wait_for_value(self, expression: str, timeout: float = 60) -> Any:
         """Ask the kernel until an expression is true; returns its value."""
         return self.poll(lambda: self.value(expression), expression, timeout)
 
-    def wait_for(self, javascript: str, timeout: float = 20) -> Any:
+    def wait_for(self, javascript: str, timeout: float = 60) -> Any:
         """Wait until a JavaScript expression is true in the page; returns its value."""
         return self.page.wait_for_function(f"() => ({javascript})", timeout=timeout * 1000).json_value()
 
@@ -152,7 +152,7 @@ class Notebook:
         """Value of a JavaScript expression in the page; labModel(name) finds a Bokeh model by its name."""
         return self.page.evaluate(f"() => ({javascript})")
 
-    def poll(self, ask: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+    def poll(self, ask: Callable[[], Any], what: str, timeout: float = 60) -> Any:
         """Ask until the answer is true, running the browser in between; returns the answer."""
         deadline = time.monotonic() + timeout
         while not (answer := ask()):

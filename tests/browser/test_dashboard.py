@@ -10,12 +10,15 @@ a = lab.Allocator("x86-64, 4 CPUs", jit="wait")
 board = lab.watch(a)
 board
 """
+# long enough for several frames however slowly a busy machine paints
 LOOP = """
-pointers = []
-for _ in range(100_000):
-    pointers.append(a.alloc_percpu(64))
+pointers = [a.alloc_percpu(64) for _ in range(50_000)]
+for k in range(50_000, 1_000_000):
+    a.free_percpu(pointers[k % 50_000])
+    pointers[k % 50_000] = a.alloc_percpu(64)
 print("done")
 """
+LAST_OP = 50_000 + 2 * 950_000
 SHOWN_OP = """labModels().map(([, model]) => model.text).filter((text) => /^op [0-9,]+/.test(text ?? ""))
   .map((text) => Number(text.match(/^op ([0-9,]+)/)[1].replaceAll(",", ""))).at(-1)"""
 
@@ -49,8 +52,8 @@ def test_views_show_distinct_moments_while_a_loop_runs_and_the_last_one_soon_aft
     while not board.done:
         seen.add(board.js(SHOWN_OP))
         board.page.wait_for_timeout(20)
-    board.wait_for(f"{SHOWN_OP} === 100000", timeout=5)
-    between = {op for op in seen if op and 0 < op < 100_000}
+    board.wait_for(f"{SHOWN_OP} === {LAST_OP}")
+    between = {op for op in seen if op and 0 < op < LAST_OP}
     assert len(between) >= 3, sorted(seen)
     assert board.text(1) == "done\n"
 
