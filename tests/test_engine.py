@@ -64,7 +64,7 @@ def test_without_smp_the_first_chunk_outlives_a_balance_that_finds_it_empty_behi
 
 @pytest.fixture
 def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("percpu_lab.engine._RESERVE_BYTES", 0)
+    monkeypatch.setattr("percpu_lab.engine_arrays._RESERVE_BYTES", 0)
 
 
 @pytest.fixture(params=["off", "wait"], ids=["plain", "compiled"])
@@ -90,7 +90,7 @@ def churn() -> Ops:
 def test_rows_grow_without_a_trace(jit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     roomy = Engine(Geometry.simple(unit_size=32768), jit=jit)
     roomy.run(churn(), np.zeros(2100, np.int64))
-    monkeypatch.setattr("percpu_lab.engine._RESERVE_BYTES", 0)
+    monkeypatch.setattr("percpu_lab.engine_arrays._RESERVE_BYTES", 0)
     engine = Engine(Geometry.simple(unit_size=32768), jit=jit)
     before = len(engine.chunk)
     engine.run(churn(), np.zeros(2100, np.int64))

@@ -145,7 +145,7 @@ def test_interrupt_anywhere_in_the_small_calls(jit: str, action: Callable[[Engin
 
 
 def test_interrupt_anywhere_while_arrays_grow(jit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("percpu_lab.engine._RESERVE_BYTES", 0)
+    monkeypatch.setattr("percpu_lab.engine_arrays._RESERVE_BYTES", 0)
 
     def make() -> tuple[Engine, Callable[[], object]]:
         engine = small_engine(jit)

@@ -239,7 +239,7 @@ def test_without_a_folder_for_the_cache_everything_works_uncached(package: Path,
 
 
 def test_growing_arrays_are_handed_to_whoever_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("percpu_lab.engine._RESERVE_BYTES", 0)
+    monkeypatch.setattr("percpu_lab.engine_arrays._RESERVE_BYTES", 0)
     engine = Engine(GEOMETRY, jit="off")
     before = len(engine.chunk)
     ids = np.zeros(60, np.int64)

@@ -27,6 +27,8 @@ LAYERS = (
     ("events",),
     ("tracefilter",),
     ("models",),
+    ("engine_messages",),
+    ("engine_arrays",),
     ("engine",),
     ("trace", "recorded", "stats", "workloads", "validate", "validate_bitmap"),
     ("kernel_functions",),

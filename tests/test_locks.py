@@ -53,7 +53,7 @@ NAMES = [f"{name}{'' if not free else ' without ' + '+'.join(free)}" for name, _
 @pytest.fixture(autouse=True)
 def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep arrays small: they are copied and compared again and again."""
-    monkeypatch.setattr("percpu_lab.engine._RESERVE_BYTES", 0)
+    monkeypatch.setattr("percpu_lab.engine_arrays._RESERVE_BYTES", 0)
 
 
 @pytest.fixture
