@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from .core import layout as L
 from .engine_messages import bad_free
 from .events import RING_COLUMNS, EventBatch
-from .geometry import Geometry
+from .geometry import Addresses, Geometry
 from .models import Model
 
 _MASK64 = (1 << 64) - 1
@@ -54,16 +55,15 @@ class EngineArrays:
         self._make_arrays(geometry, stats, ring_capacity)
 
     def _make_arrays(self, geometry: Geometry, stats: bool, ring_capacity: int) -> None:
-        info, addresses = geometry.info, geometry.addresses
+        info = geometry.info
+        self._addresses = addresses = _chunk_addresses(geometry)
         self.g = g = np.zeros(L.NR_GLOBAL_WORDS, np.int64)
         self._g = memoryview(g)  # quicker to read one word of
         g[L.UNIT_SIZE] = info.unit_size
         g[L.UNIT_PAGES] = info.unit_pages
         g[L.NR_CPUS] = info.nr_cpus
         g[L.BACKING_KM] = geometry.backing == "km"
-        g[L.AREA_BASE] = to_signed(
-            addresses.area_base - info.groups[0].base_offset * (geometry.backing == "km") - addresses.first_chunk
-        )
+        g[L.AREA_BASE] = to_signed(addresses.area_base - addresses.first_chunk)
         g[L.AREA_STRIDE] = addresses.area_stride
         g[L.FIRST_BASE] = to_signed(addresses.first_chunk)
         g[L.PTR_BIAS] = to_signed(addresses.first_chunk) if info.up else 0
@@ -202,11 +202,19 @@ class EngineArrays:
             dict(zip(RING_COLUMNS, columns, strict=True)),
             first,
             lost,
-            self.geometry.addresses,
+            self._addresses,
             self.scalar(L.PTR_BIAS),
             boot_bases=boot_bases,
             nr_cpus=nr_cpus,
         )
+
+
+def _chunk_addresses(geometry: Geometry) -> Addresses:
+    """Give where the chunks begin: a km chunk's memory is group 0's, which may lie behind the base address."""
+    addresses = geometry.addresses
+    if geometry.backing != "km":
+        return addresses
+    return replace(addresses, area_base=addresses.area_base - geometry.info.groups[0].base_offset)
 
 
 def _extended(array: np.ndarray, length: int, zeros: Callable[[int, np.dtype], np.ndarray] = np.zeros) -> np.ndarray:

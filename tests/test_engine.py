@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_illegal_numbers_up_to_the_last_of_64_bits_are_refused_and_shown_as_they
 ) -> None:
     assert engine.alloc(size, align, False, KERNEL) == 0
     assert engine.dmesg()[-1] == (0, f"WARN: illegal {shown} for percpu allocation")
+
+
+def test_a_km_chunk_has_one_address_in_events_and_state_though_its_group_begins_behind_the_base() -> None:
+    plain = Geometry.simple(unit_size=32768, backing="km")
+    group = replace(plain.info.groups[0], base_offset=32768)
+    engine = Engine(replace(plain, info=replace(plain.info, groups=(group,))), jit="off")
+    ptr = engine.alloc(32768, 8, False, KERNEL)
+    events = engine.events(0)
+    created = engine.chunks()[0].base_addr
+    assert created == plain.addresses.area_base - 32768
+    assert events.base_addr[events.event == L.EVENT_CREATE].tolist()[-1] == created
+    assert events.ptr[events.event == L.EVENT_ALLOC].tolist() == [ptr]
 
 
 def test_without_smp_the_first_chunk_outlives_a_balance_that_finds_it_empty_behind_another() -> None:
