@@ -19,6 +19,7 @@ PACKAGE = Path(percpu_lab.__file__).parent
 # A module imports from its own line and those before, never from one behind.
 LAYERS = (
     ("units", "errors", "interrupts", "gfp"),
+    ("kernels",),
     ("core.layout",),
     ("geometry", "ops"),
     ("core", "core_compiled"),

@@ -4,21 +4,17 @@
                                       Geometry.embed, .page, .up: both steps, as kernels boot
 """
 
+from ..kernels import KERNELS, V4_13, V6_1, V6_12, KernelVersion
 from .addresses import Addresses, BootMemory
 from .build import Topology, pcpu_build_alloc_info
 from .first_chunk import Geometry
 from .info import (
-    KERNELS,
     LOCAL_DISTANCE,
     PCPU_MIN_UNIT_SIZE,
     PERCPU_DYNAMIC_RESERVE,
     PERCPU_MODULE_RESERVE,
-    V4_13,
-    V6_1,
-    V6_12,
     AllocInfo,
     GroupInfo,
-    KernelVersion,
 )
 from .presets import PRESETS, preset
 

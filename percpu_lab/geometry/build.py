@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import GeometryError
+from ..kernels import V4_13, KernelVersion
 from ..units import PAGE_SIZE, round_up
 from .info import (
     LOCAL_DISTANCE,
@@ -13,10 +14,8 @@ from .info import (
     MAX_UNIT_SIZE,
     PCPU_MIN_UNIT_SIZE,
     REMOTE_DISTANCE,
-    V4_13,
     AllocInfo,
     GroupInfo,
-    KernelVersion,
     cpu_ids,
     whole_number,
 )

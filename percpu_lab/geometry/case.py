@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CaseError, GeometryError
+from ..kernels import KERNELS, KernelVersion
 from ..units import PAGE_SIZE
 from .addresses import Addresses, BootMemory
 from .build import MAX_NODES, Topology
 from .checks import BACKINGS
 from .info import (
-    KERNELS,
     MAX_ADDRESS,
     MAX_ALLOC_SIZE,
     MAX_CPUS,
@@ -21,7 +21,6 @@ from .info import (
     MAX_UNIT_SIZE,
     AllocInfo,
     GroupInfo,
-    KernelVersion,
     shown,
     whole_number,
 )

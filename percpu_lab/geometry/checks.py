@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import GeometryError
+from ..kernels import KernelVersion
 from ..units import PAGE_SIZE
 from .dump import check_whole_allocs, cpumask_text, dump_alloc_info
-from .info import MAX_ALLOC_SIZE, MAX_UNIT_SIZE, PCPU_MIN_UNIT_SIZE, AllocInfo, KernelVersion
+from .info import MAX_ALLOC_SIZE, MAX_UNIT_SIZE, PCPU_MIN_UNIT_SIZE, AllocInfo
 
 BACKINGS = ("vm", "km")
 _WHERE = "pcpu_setup_first_chunk"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import GeometryError
+from ..kernels import V4_13, KernelVersion
 from ..units import PAGE_SIZE, format_bytes
 from . import case as cases
 from .addresses import FIRST_CHUNK_BASE, Addresses, BootMemory, chunk_span
@@ -18,10 +19,8 @@ from .info import (
     PCPU_MIN_UNIT_SIZE,
     PERCPU_DYNAMIC_RESERVE,
     PERCPU_MODULE_RESERVE,
-    V4_13,
     AllocInfo,
     GroupInfo,
-    KernelVersion,
     cpu_ids,
 )
 

@@ -18,9 +18,8 @@ from __future__ import annotations
 import itertools
 import operator
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from ..errors import GeometryError
@@ -40,34 +39,6 @@ MAX_UNIT_SIZE = 16 * MIB
 MAX_ALLOC_SIZE = 1 << 30
 MAX_SPAN = 1 << 40
 MAX_ADDRESS = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class KernelVersion:
-    """What differs between kernel versions while the first chunk is set up.
-
-    >>> V4_13.dynamic_early_size, V6_12.dynamic_early_size
-    (12288, 20480)
-
-    Args:
-        name: as in `kernel` of a recorded case.
-        dynamic_early_size: PERCPU_DYNAMIC_EARLY_SIZE, the least dyn_size in bytes.
-        logs_base: the boot line ends its page count with `@` and the address.
-    """
-
-    name: str
-    dynamic_early_size: int
-    logs_base: bool
-
-    def at_base(self, base: int) -> str:
-        """Write the address part of the boot line: later kernels keep it to themselves."""
-        return f" @{base:#x}" if self.logs_base else ""
-
-
-V4_13 = KernelVersion("v4.13-areamap", 12 * KIB, logs_base=True)
-V6_1 = KernelVersion("v6.1-bitmap", 12 * KIB, logs_base=False)
-V6_12 = KernelVersion("v6.12-bitmap", 20 * KIB, logs_base=False)
-KERNELS: Mapping[str, KernelVersion] = MappingProxyType({kernel.name: kernel for kernel in (V4_13, V6_1, V6_12)})
 
 
 def shown(value: object) -> str:
