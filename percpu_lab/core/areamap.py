@@ -238,7 +238,7 @@ def pcpu_alloc_area(s, c, size, align, pop_only):
         if length >= size:
             head = pcpu_fit_in_area(s, c, this, length, size, align, pop_only)
         if head >= 0:
-            s.g[L.AREAS_SCANNED] += at - first + 1
+            s.g[L.ENTRIES_SCANNED] += at - first + 1
             off, k = take_area(s, c, at - base, head, size, largest, free_seen)
             occ_pages = pcpu_count_occupied_pages(s, c, k)
             pcpu_chunk_relocate(s, c, old_slot)
@@ -248,7 +248,7 @@ def pcpu_alloc_area(s, c, size, align, pop_only):
             free_seen = True
         largest = max(largest, length)
         at += 1
-    s.g[L.AREAS_SCANNED] += max(end - first, 0)
+    s.g[L.ENTRIES_SCANNED] += max(end - first, 0)
     chunk[c + L.CONTIG_HINT] = largest
     pcpu_chunk_relocate(s, c, old_slot)
     return -1, 0
@@ -324,6 +324,7 @@ def find_area(s, c, off):
     while lo < hi:
         mid = (lo + hi) >> 1
         this = s.map[base + mid]
+        s.g[L.ENTRIES_SCANNED] += 1
         if this == key:
             return mid
         if this < key:
@@ -446,6 +447,8 @@ def pcpu_setup_first_chunk(g, chunk, map_, birth, ring, order, static_size, rese
         g[L.NR_CHUNKS] = 1
         g[L.NR_MAX_CHUNKS] = 1
     trace_event(s, L.EVENT_CREATE, c, 0, 0, 0, 0, 0)
+    g[L.NR_POPULATED_TOTAL] = (static_size + reserved_size + dyn_size) >> PAGE_SHIFT  # as later kernels count
+    g[L.MAX_POPULATED] = g[L.NR_POPULATED_TOTAL]
     g[L.ASYNC_ENABLED] = 1
     g[L.NOW] = 0
 
@@ -463,6 +466,7 @@ def search_slots(s, size, align, is_atomic):
         head = slot * g[L.ROW_WORDS]
         c = chunk[head + L.LIST_NEXT]
         while c != head:
+            g[L.CHUNKS_SCANNED] += 1
             if size <= chunk[c + L.CONTIG_HINT]:
                 length = pcpu_need_to_extend(s, c, is_atomic)
                 if length == 0:
@@ -629,7 +633,11 @@ def free_percpu(s, ptr, born):
         off = address - s.chunk[c + L.BASE]
     g[L.STATUS] = check_free(s, c, off, born)
     if g[L.STATUS] == L.STATUS_OK:
+        nr_scanned = g[L.ENTRIES_SCANNED]
+        nr_moved = g[L.ENTRIES_MOVED]
         occ_pages = pcpu_free_area(s, c, off)
+        g[L.FREE_ENTRIES_SCANNED] += g[L.ENTRIES_SCANNED] - nr_scanned
+        g[L.FREE_ENTRIES_MOVED] += g[L.ENTRIES_MOVED] - nr_moved
         pcpu_update_empty_pages(s, c, occ_pages)
         if s.chunk[c + L.FREE_SIZE] == g[L.UNIT_SIZE] and other_chunk_in_last_slot(s, c):
             pcpu_schedule_balance_work(s)

@@ -35,6 +35,7 @@ def _mark_pages(s, c, page_start, page_end, populated):
         s.chunk[c + L.POPULATED + page] = populated
     s.chunk[c + L.NR_POPULATED] += change
     s.g[L.NR_POPULATED_TOTAL] += change
+    s.g[L.MAX_POPULATED] = max(s.g[L.MAX_POPULATED], s.g[L.NR_POPULATED_TOTAL])
     pcpu_update_empty_pages(s, c, change)
 
 

@@ -238,6 +238,7 @@ def pcpu_block_refresh_hint(s, c, md, block_map):
     """
     chunk = s.chunk
     start = begin_refresh(chunk, md, False)
+    s.g[L.BITS_SCANNED] += PCPU_BITMAP_BLOCK_BITS - start
     chunk[md + L.MD_RIGHT_FREE] = 0
     start = find_next_zero_bit(s.map, block_map, PCPU_BITMAP_BLOCK_BITS, start)
     while start < PCPU_BITMAP_BLOCK_BITS:
@@ -256,6 +257,7 @@ def pcpu_next_md_free_region(s, c, off):
     while block < chunk[c + L.NR_PAGES]:
         md = chunk[c + L.MD_BLOCKS] + block * L.NR_MD_WORDS
         start = block << PCPU_BITMAP_BLOCK_SHIFT
+        s.g[L.BLOCKS_SCANNED] += 1
         if length > 0:
             left_free = chunk[md + L.MD_LEFT_FREE]
             length += left_free
@@ -313,6 +315,7 @@ def pcpu_next_fit_region(s, c, bits, align, off):
     while block < chunk[c + L.NR_PAGES]:
         md = chunk[c + L.MD_BLOCKS] + block * L.NR_MD_WORDS
         start = block << PCPU_BITMAP_BLOCK_SHIFT
+        s.g[L.BLOCKS_SCANNED] += 1
         block += 1
         if length > 0:
             left_free = chunk[md + L.MD_LEFT_FREE]
@@ -397,6 +400,31 @@ def pcpu_find_zero_area(words, at, limit, start, bits, align):
         start = used + 1
 
 
+@kernel
+def next_zero_bit(s, at, size, start):
+    """Find the first clear bit in [start, size), and count the bits passed over."""
+    bit = find_next_zero_bit(s.map, at, size, start)
+    s.g[L.BITS_SCANNED] += bit - start
+    return bit
+
+
+@kernel
+def next_bit(s, at, size, start):
+    """Find the first set bit in [start, size), and count the bits passed over."""
+    bit = find_next_bit(s.map, at, size, start)
+    s.g[L.BITS_SCANNED] += bit - start
+    return bit
+
+
+@kernel
+def previous_run_start(s, at, end):
+    """Find where the clear bits begin that end before bit `end`, and count the bits passed over."""
+    used = find_last_bit(s.map, at, end)
+    start = 0 if used == end else used + 1
+    s.g[L.BITS_SCANNED] += end - start
+    return start
+
+
 @cold
 def pcpu_block_update_scan(s, c, off, bits):
     """Let the block know of the largest run that a search passed over."""
@@ -405,9 +433,8 @@ def pcpu_block_update_scan(s, c, off, bits):
     if end > PCPU_BITMAP_BLOCK_BITS:
         return
     block = off >> PCPU_BITMAP_BLOCK_SHIFT
-    used = find_last_bit(s.map, s.chunk[c + L.MAP] + block * BLOCK_WORDS, start)
-    start = 0 if used == start else used + 1
-    pcpu_block_update(s.chunk, s.chunk[c + L.MD_BLOCKS] + block * L.NR_MD_WORDS, start, end)
+    run_start = previous_run_start(s, s.chunk[c + L.MAP] + block * BLOCK_WORDS, start)
+    pcpu_block_update(s.chunk, s.chunk[c + L.MD_BLOCKS] + block * L.NR_MD_WORDS, run_start, end)
 
 
 @kernel
@@ -421,6 +448,7 @@ def pcpu_alloc_area(s, c, bits, align, start):
     old_slot = pcpu_chunk_slot(s, c)
     limit = min(start + bits + PCPU_BITMAP_BLOCK_BITS, nr_bits)
     bit, skipped, skipped_bits = pcpu_find_zero_area(words, alloc_map, limit, start, bits, align)
+    s.g[L.BITS_SCANNED] += min(bit + bits, limit) - start
     if bit >= limit:
         return -1
     if skipped_bits > 0:
@@ -430,7 +458,7 @@ def pcpu_alloc_area(s, c, bits, align, start):
     chunk[c + L.FREE_SIZE] -= bits << PCPU_MIN_ALLOC_SHIFT
     chunk[c + L.CHANGED] = s.g[L.NOW]
     if bit == chunk[md + L.MD_FIRST_FREE]:
-        chunk[md + L.MD_FIRST_FREE] = find_next_zero_bit(words, alloc_map, nr_bits, bit + bits)
+        chunk[md + L.MD_FIRST_FREE] = next_zero_bit(s, alloc_map, nr_bits, bit + bits)
     pcpu_block_update_hint_alloc(s, c, bit, bits)
     pcpu_chunk_relocate(s, c, old_slot)
     return bit << PCPU_MIN_ALLOC_SHIFT
@@ -466,6 +494,14 @@ def pcpu_block_update_hint_alloc(s, c, bit, bits):
 
 
 @kernel
+def first_free_behind(s, block_map, end):
+    """Find the first clear bit of a block from bit `end` on, which may lie behind it; all bits if there is none."""
+    if end >= PCPU_BITMAP_BLOCK_BITS:
+        return PCPU_BITMAP_BLOCK_BITS
+    return next_zero_bit(s, block_map, PCPU_BITMAP_BLOCK_BITS, end)
+
+
+@kernel
 def update_first_block(s, c, block, start, bits, end):
     """Take a new area out of the record of the block it begins in -> whether the block was wholly free.
 
@@ -478,7 +514,7 @@ def update_first_block(s, c, block, start, bits, end):
     block_map = chunk[c + L.MAP] + block * BLOCK_WORDS
     was_free = 1 if chunk[md + L.MD_CONTIG_HINT] == PCPU_BITMAP_BLOCK_BITS else 0
     if start == chunk[md + L.MD_FIRST_FREE]:
-        chunk[md + L.MD_FIRST_FREE] = find_next_zero_bit(s.map, block_map, PCPU_BITMAP_BLOCK_BITS, start + bits)
+        chunk[md + L.MD_FIRST_FREE] = first_free_behind(s, block_map, start + bits)
     scan_start = chunk[md + L.MD_SCAN_HINT_START]
     if pcpu_region_overlap(scan_start, scan_start + chunk[md + L.MD_SCAN_HINT], start, start + bits):
         chunk[md + L.MD_SCAN_HINT] = 0
@@ -500,7 +536,7 @@ def update_later_blocks(s, c, first, last, end):
     md = chunk[c + L.MD_BLOCKS] + last * L.NR_MD_WORDS
     block_map = chunk[c + L.MAP] + last * BLOCK_WORDS
     was_free = 1 if chunk[md + L.MD_CONTIG_HINT] == PCPU_BITMAP_BLOCK_BITS else 0
-    chunk[md + L.MD_FIRST_FREE] = find_next_zero_bit(s.map, block_map, PCPU_BITMAP_BLOCK_BITS, end)
+    chunk[md + L.MD_FIRST_FREE] = first_free_behind(s, block_map, end)
     full_end = last
     if end == PCPU_BITMAP_BLOCK_BITS:
         full_end += 1
@@ -531,7 +567,7 @@ def pcpu_free_area(s, c, off):
     old_slot = pcpu_chunk_slot(s, c)
     bit = off >> PCPU_MIN_ALLOC_SHIFT
     md = c + L.CHUNK_MD
-    end = find_next_bit(s.map, chunk[c + L.BOUND_MAP], chunk[md + L.MD_NR_BITS], bit + 1)
+    end = next_bit(s, chunk[c + L.BOUND_MAP], chunk[md + L.MD_NR_BITS], bit + 1)
     bitmap_clear(s.map, chunk[c + L.MAP], bit, end)
     chunk[c + L.FREE_SIZE] += (end - bit) << PCPU_MIN_ALLOC_SHIFT
     chunk[c + L.CHANGED] = s.g[L.NOW]
@@ -573,8 +609,7 @@ def free_run_start(s, c, block, start):
     contig_start = s.chunk[md + L.MD_CONTIG_HINT_START]
     if start == contig_start + s.chunk[md + L.MD_CONTIG_HINT]:
         return contig_start
-    used = find_last_bit(s.map, s.chunk[c + L.MAP] + block * BLOCK_WORDS, start)
-    return 0 if used == start else used + 1
+    return previous_run_start(s, s.chunk[c + L.MAP] + block * BLOCK_WORDS, start)
 
 
 @kernel
@@ -584,7 +619,7 @@ def free_run_end(s, c, block, end):
     contig_start = s.chunk[md + L.MD_CONTIG_HINT_START]
     if end == contig_start:
         return contig_start + s.chunk[md + L.MD_CONTIG_HINT]
-    return find_next_bit(s.map, s.chunk[c + L.MAP] + block * BLOCK_WORDS, PCPU_BITMAP_BLOCK_BITS, end)
+    return next_bit(s, s.chunk[c + L.MAP] + block * BLOCK_WORDS, PCPU_BITMAP_BLOCK_BITS, end)
 
 
 @cold
@@ -694,6 +729,7 @@ def pcpu_setup_first_chunk(g, chunk, map_, birth, ring, order, static_size, rese
     g[L.NR_EMPTY_POP_PAGES] = chunk[c + L.CHUNK_NR_EMPTY_POP_PAGES]
     pcpu_chunk_relocate(s, c, -1)
     g[L.NR_POPULATED_TOTAL] = (static_size + reserved_size + dyn_size) >> PAGE_SHIFT
+    g[L.MAX_POPULATED] = g[L.NR_POPULATED_TOTAL]
     if g[L.STATS_ON] != 0:
         g[L.NR_CHUNKS] = 1
         g[L.NR_MAX_CHUNKS] = 1
@@ -727,6 +763,7 @@ def search_slots(s, size, align, is_atomic):
         c = chunk[head + L.LIST_NEXT]
         while c != head:
             following = chunk[c + L.LIST_NEXT]
+            s.g[L.CHUNKS_SCANNED] += 1
             off = try_chunk(s, c, bits, bit_align, is_atomic)
             if off >= 0:
                 pcpu_reintegrate_chunk(s, c)
@@ -871,7 +908,7 @@ def check_free(s, c, address, born):
 def pcpu_should_reclaim_chunk(s, c):
     """Say whether so much of a chunk is empty pages that they should be given back."""
     g = s.g
-    if g[L.BACKING_KM] != 0 or s.chunk[c + L.IMMUTABLE] != 0:
+    if g[L.BACKING_KM] != 0 or s.chunk[c + L.IMMUTABLE] != 0 or g[L.NO_RECLAIM] != 0:
         return False
     nr_empty = s.chunk[c + L.CHUNK_NR_EMPTY_POP_PAGES]
     if s.chunk[c + L.ISOLATED] != 0:
@@ -914,7 +951,11 @@ def free_percpu(s, ptr, born):
     s.g[L.STATUS] = check_free(s, c, address, born)
     if s.g[L.STATUS] == L.STATUS_OK:
         off = address - s.chunk[c + L.BASE]
+        nr_bits = s.g[L.BITS_SCANNED]
+        nr_blocks = s.g[L.BLOCKS_SCANNED]
         pcpu_free_area(s, c, off)
+        s.g[L.FREE_BITS_SCANNED] += s.g[L.BITS_SCANNED] - nr_bits
+        s.g[L.FREE_BLOCKS_SCANNED] += s.g[L.BLOCKS_SCANNED] - nr_blocks
         if needs_balance(s, c):
             pcpu_schedule_balance_work(s)
         take_back(s, c, off)

@@ -75,9 +75,18 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     # tables
     LOG_USED,
     ZERO_USED,
-    # work counted, for comparisons
-    AREAS_SCANNED,
-    ENTRIES_MOVED,
+    # work counted, for comparisons; the FREE_ ones are the part that frees did
+    CHUNKS_SCANNED,  # chunks that a search looked at
+    ENTRIES_SCANNED,  # area map: entries that a search looked at
+    ENTRIES_MOVED,  # area map: entries that were moved up or down
+    BITS_SCANNED,  # bitmap: bits that a search passed over
+    BLOCKS_SCANNED,  # bitmap: records of blocks that a search read
+    FREE_ENTRIES_SCANNED,
+    FREE_ENTRIES_MOVED,
+    FREE_BITS_SCANNED,
+    FREE_BLOCKS_SCANNED,
+    MAX_POPULATED,  # the most that NR_POPULATED_TOTAL was
+    NO_RECLAIM,  # a choice, bitmap: do without partial depopulation
     NR_FAILED,  # requests that got NULL, the illegal ones too
     HIST_USED,  # columns of the history in use
     # faults: left and skip for each FAULT_* kind
@@ -90,7 +99,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     FAULT_SKIP_PAGE,
     FAULT_SKIP_PTMAP,
     NR_SCALARS,
-) = range(65)
+) = range(74)
 
 FAULT_MEM, FAULT_VM, FAULT_PAGE, FAULT_PTMAP, NR_FAULT_KINDS = range(5)
 FAULT_KINDS = ("mem", "vm", "page", "ptmap")
@@ -101,7 +110,7 @@ LOG_OP, LOG_CODE, LOG_SIZE, LOG_ALIGN, LOG_ATOMIC, LOG_REASON, LOG_WORDS = range
 LOG_ILLEGAL, LOG_FAILED, LOG_LIMIT = range(3)
 LOG_CAPACITY = 64
 LOG_ROOM = 4  # rows one op may need
-LOG_TABLE = 64
+LOG_TABLE = NR_SCALARS
 
 # areas to be zeroed by the owner of the memory: chunk handle, off, size
 ZERO_WORDS = 3
