@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .recorded_run import RecordedRun as RecordedRun
     from .runs import open_run as open_run
     from .stats import PercpuStats as PercpuStats
+    from .traces.recording import open_trace as open_trace
     from .views.dashboard import picture as picture
     from .views.dashboard import watch as watch
     from .workloads import WORKLOADS as WORKLOADS
@@ -41,6 +42,7 @@ _HOMES = {
     "RecordedRun": "recorded_run",
     "WORKLOADS": "workloads",
     "open_run": "runs",
+    "open_trace": "traces.recording",
     "picture": "views.dashboard",
     "watch": "views.dashboard",
 }

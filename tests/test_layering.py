@@ -32,6 +32,7 @@ LAYERS = (
     ("engine_arrays",),
     ("engine",),
     ("trace", "recorded", "stats", "workloads", "validate", "validate_bitmap"),
+    ("traces.dmesg", "traces.proc", "traces.folder", "traces.early", "traces.recording"),
     ("kernel_functions",),
     ("pointers", "memory", "allocator"),
     ("cases", "play", "player", "lessons"),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import operator
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..errors import GeometryError
 from ..units import KIB, MIB, PAGE_SIZE, format_bytes
 from .dump import dump_alloc_info
 from .html import layout_html
+from .log import one_group, read_alloc_info
 
 PCPU_MIN_UNIT_SIZE = 32 * KIB
 PERCPU_DYNAMIC_RESERVE = 28 * KIB
@@ -180,6 +181,39 @@ class AllocInfo:
         from .first_chunk import Geometry  # which is made of this class
 
         return Geometry.embed(static_size, **options).info
+
+    @classmethod
+    def from_log(cls, lines: Iterable[str], *, nr_cpus: int | None = None) -> tuple[AllocInfo, tuple[str, ...]]:
+        """Read the layout from the lines of a kernel log -> the layout, and what was assumed for want of a line.
+
+        >>> AllocInfo.from_log(["pcpu-alloc: s8192 r0 d24576 u32768 alloc=16*4096", "pcpu-alloc: [0] 0 - "])[0]
+        <AllocInfo: unit 32 KiB = static 8 KiB + dynamic 24 KiB; 1 CPU, 2 units, 1 group>
+
+        Args:
+            lines: without time stamps, other lines among them; of several boots the last counts.
+            nr_cpus: possible CPUs, for a log that does not say.
+
+        Raises:
+            GeometryError: the lines say nothing of the layout, or something impossible.
+        """
+        return read_alloc_info(lines, nr_cpus=nr_cpus)
+
+    @classmethod
+    def one_group(cls, static_size: int, reserved_size: int, dyn_size: int, unit_size: int, atom_size: int,
+                  alloc_size: int, *, nr_cpus: int) -> AllocInfo:
+        """Make a layout of given sizes for CPUs 0, 1, ... in one group, with unused units to fill the last allocation.
+
+        >>> AllocInfo.one_group(8192, 0, 24576, 32768, 4096, 65536, nr_cpus=3)
+        <AllocInfo: unit 32 KiB = static 8 KiB + dynamic 24 KiB; 3 CPUs, 4 units, 1 group>
+
+        Args:
+            static_size, reserved_size, dyn_size, unit_size, atom_size, alloc_size: bytes.
+            nr_cpus: possible CPUs.
+
+        Raises:
+            GeometryError: a size is no size.
+        """
+        return one_group((static_size, reserved_size, dyn_size, unit_size, atom_size, alloc_size), nr_cpus)
 
     def __post_init__(self) -> None:
         for name in ("static_size", "reserved_size", "dyn_size", "unit_size", "alloc_size"):

@@ -1,0 +1,169 @@
+"""The kernel log: what it says of per-CPU memory, with the line and the time of each message.
+
+    [    0.000000] Linux version 6.1.192 (...                                              release
+    [    0.000000] pcpu-alloc: s181032 r8192 d31960 u524288 alloc=1*2097152                  geometry
+    [   43.609087] percpu: allocation failed, size=1048 align=8 atomic=0, failed to populate     failures
+    [   43.613538] Call Trace:                                                                     its stack
+    [   50.000000] percpu: limit reached, disable warning                                        silent from here on
+    [   60.000000] illegal size (40000) or align (8) for percpu allocation                        illegal requests
+
+The time stamps may be missing, and the lines may come from a journal or a quoted mail.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["AllocationFailure", "Dmesg", "IllegalRequest", "LogLine", "read_dmesg"]
+
+_QUOTES = re.compile(r"^(?:> ?)+")
+_JOURNAL = re.compile(r"^\w{3} [ \d]\d \d\d:\d\d:\d\d \S+ kernel: ")
+_STAMP = re.compile(r"^(?:<\d{1,3}>)?\[\s*(\d{1,12}\.\d{1,9})\](?:\[\s*[TC]\d+\])? ?")
+_RELEASE = re.compile(r"Linux version (\S{1,200})")
+_FAILURE = re.compile(r"percpu: allocation failed, size=(\d{1,19}) align=(\d{1,19}) atomic=([01]), (.*\S)")
+_OLD_FAILURE = re.compile(r"PERCPU: allocation failed, size=(\d{1,19}) align=(\d{1,19}), (.*\S)")
+_LIMIT = re.compile(r"percpu: limit reached, disable warning")
+_ILLEGAL = re.compile(r"illegal size \((\d{1,19})\) or align \((\d{1,19})\) for percpu allocation")
+_FRAME = re.compile(r"^\s*(?:\? )?(?:\[<[0-9a-f]+>\] )?(?:\? )?([\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+\])?)\s*$")
+_MAX_STACK_LINES = 80  # between a message and the end of its stack
+_GEOMETRY = ("percpu:", "pcpu-alloc:", "setup_percpu:", "smpboot: Allowing")
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of the log.
+
+    Args:
+        number: its number, from 1.
+        time: seconds since boot; None without a time stamp.
+        text: without time stamp and quotes.
+    """
+
+    number: int
+    time: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationFailure:
+    """A failed allocation as pcpu_alloc logs it; size and alignment in bytes, as rounded by the allocator.
+
+    Args:
+        line: number of the line, from 1.
+        time: seconds since boot; None without a time stamp.
+        size, align, is_atomic: of the request.
+        reason: in the words of the kernel.
+        stack: the functions of the call trace behind it, innermost first.
+    """
+
+    line: int
+    time: float | None
+    size: int
+    align: int
+    is_atomic: bool
+    reason: str
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IllegalRequest:
+    """A request that pcpu_alloc refused with a warning and without an event; size and alignment in bytes."""
+
+    line: int
+    time: float | None
+    size: int
+    align: int
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dmesg:
+    """What a kernel log says of per-CPU memory.
+
+    Args:
+        lines: all lines.
+        release: of the kernel.
+        geometry_lines: those that tell the layout of per-CPU memory and the CPUs, in order.
+        failures: allocations that failed.
+        illegal: requests that were refused.
+        limit: the line behind which failures are no longer logged.
+        nr_boots: how often a kernel says its version; more than 1 is a mix of boots.
+    """
+
+    lines: tuple[LogLine, ...]
+    release: str | None
+    geometry_lines: tuple[LogLine, ...]
+    failures: tuple[AllocationFailure, ...]
+    illegal: tuple[IllegalRequest, ...]
+    limit: LogLine | None
+    nr_boots: int
+
+    def __repr__(self) -> str:
+        nr_lines, nr_failures = len(self.lines), len(self.failures)
+        return f"<Dmesg of {self.release or 'an unknown release'}: {nr_lines:,} lines, {nr_failures} failures>"
+
+
+def read_dmesg(text: str) -> Dmesg:
+    """Read a kernel log, whole or in parts.
+
+    >>> log = read_dmesg("[    9.5] percpu: allocation failed, size=64 align=8 atomic=1, atomic alloc failed, no space left")
+    >>> log.failures[0].reason, log.failures[0].time
+    ('atomic alloc failed, no space left', 9.5)
+
+    Args:
+        text: the output of dmesg or journalctl, or a part of it from a mail.
+    """
+    lines = tuple(_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    versions = [found[1] for line in lines if (found := _RELEASE.match(line.text))]
+    return Dmesg(
+        lines=lines,
+        release=versions[-1] if versions else None,
+        geometry_lines=tuple(line for line in lines if line.text.startswith(_GEOMETRY)),
+        failures=tuple(failure for at in range(len(lines)) if (failure := _failure(lines, at))),
+        illegal=tuple(illegal for at in range(len(lines)) if (illegal := _illegal(lines, at))),
+        limit=next((line for line in lines if _LIMIT.search(line.text)), None),
+        nr_boots=len(versions),
+    )
+
+
+def _line(number: int, line: str) -> LogLine:
+    text = _JOURNAL.sub("", _QUOTES.sub("", line.rstrip("\r")))
+    stamp = _STAMP.match(text)
+    return LogLine(number, float(stamp[1]) if stamp else None, text[stamp.end() :] if stamp else text)
+
+
+def _failure(lines: Sequence[LogLine], at: int) -> AllocationFailure | None:
+    line = lines[at]
+    if found := _FAILURE.search(line.text):
+        size, align, atomic, reason = found.groups()
+    elif found := _OLD_FAILURE.search(line.text):
+        size, align, reason = found.groups()
+        atomic = "0"
+    else:
+        return None
+    # an atomic failure prints no stack: what stands behind it belongs to something else
+    stack = () if atomic == "1" else _stack(lines, at)
+    return AllocationFailure(line.number, line.time, int(size), int(align), atomic == "1", reason, stack)
+
+
+def _illegal(lines: Sequence[LogLine], at: int) -> IllegalRequest | None:
+    line = lines[at]
+    found = _ILLEGAL.search(line.text)
+    if found is None:
+        return None
+    return IllegalRequest(line.number, line.time, int(found[1]), int(found[2]), _stack(lines, at))
+
+
+def _stack(lines: Sequence[LogLine], at: int) -> tuple[str, ...]:
+    """Collect the functions of the call trace that follows a message."""
+    frames: list[str] = []
+    for line in lines[at + 1 : at + 1 + _MAX_STACK_LINES]:
+        if frame := _FRAME.match(line.text):
+            frames.append(frame[1])
+        elif frames and line.text.strip() not in ("<TASK>", "</TASK>", "<IRQ>", "</IRQ>"):
+            break
+        elif _FAILURE.search(line.text) or _ILLEGAL.search(line.text):
+            break
+    return tuple(frames)

@@ -1,0 +1,88 @@
+"""/proc/meminfo and the pcpu lines of /proc/vmallocinfo, alone or one behind the other in one file.
+
+    == meminfo                                                 headings of this kind may part them
+    Percpu:              864 kB                                populated pages x units; None if there is no such line
+    == vmallocinfo pcpu
+    0x0000000016cc1a9d-0x0000000059b3307a 2097152 pcpu_get_vm_areas+0x0/0x1070 vmalloc        a group of a chunk
+    0x000000008b81c372-0x0000000015de9cee   20480 pcpu_create_chunk+0x4e/0x1b0 pages=4 vmalloc   maps of a chunk
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from ..geometry import AllocInfo
+
+__all__ = ["ProcFile", "VmallocArea", "check_chunk_areas", "read_proc"]
+
+_PERCPU = re.compile(r"^\s*Percpu:\s+(\d{1,15}) kB\s*$", re.MULTILINE)
+_AREA = re.compile(r"^\s*0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\s+(\d{1,15}) (pcpu_\S+)(.*)$", re.MULTILINE)
+_PAGES = re.compile(r"\bpages=(\d{1,12})")
+
+
+@dataclass(frozen=True, slots=True)
+class VmallocArea:
+    """A line of /proc/vmallocinfo; the addresses may be hashed.
+
+    Args:
+        size_bytes: of the area; what pcpu_mem_zalloc asks for has a guard page in it.
+        caller: the function that made it.
+        nr_pages: behind the area; None where the kernel does not count them, as in the areas of chunks.
+    """
+
+    start: int
+    end: int
+    size_bytes: int
+    caller: str
+    nr_pages: int | None
+
+    @property
+    def is_chunk(self) -> bool:
+        """Tell whether it holds units of a chunk, and not an array that describes one."""
+        return self.caller.startswith("pcpu_get_vm_areas")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcFile:
+    """What was read: percpu_kib is the Percpu line of meminfo in KiB, None without one."""
+
+    percpu_kib: int | None
+    vmalloc_areas: tuple[VmallocArea, ...]
+
+
+def read_proc(text: str) -> ProcFile:
+    """Read meminfo, vmallocinfo, or a file that holds both; other lines are passed over.
+
+    >>> read_proc("Percpu:              864 kB\\n").percpu_kib
+    864
+    """
+    percpu = _PERCPU.search(text)
+    areas = []
+    for start, end, size_bytes, caller, rest in _AREA.findall(text):
+        pages = _PAGES.search(rest)
+        area = VmallocArea(int(start, 16), int(end, 16), int(size_bytes), caller, int(pages[1]) if pages else None)
+        areas.append(area)
+    return ProcFile(int(percpu[1]) if percpu else None, tuple(areas))
+
+
+def check_chunk_areas(areas: tuple[VmallocArea, ...], info: AllocInfo, nr_chunks: int | None = None) -> tuple[str, ...]:
+    """Compare the areas of chunks with the layout -> what does not fit, in words.
+
+    Each chunk but the first has one area for each group, of the size of its units.
+
+    Args:
+        areas: of one reading of vmallocinfo.
+        info: the layout.
+        nr_chunks: as percpu_stats counts them, the first one included; None if it is not known.
+    """
+    sizes = Counter(group.nr_units * info.unit_size for group in info.groups)
+    found = Counter(area.size_bytes for area in areas if area.is_chunk)
+    wrong = [f"an area of {size:,} bytes, which no group has" for size in sorted(found) if size not in sizes]
+    counts = {found[size] / nr for size, nr in sizes.items()}
+    if len(counts) > 1 or any(count % 1 for count in counts):
+        wrong.append("the groups do not have the same number of areas")
+    elif nr_chunks is not None and counts != {nr_chunks - 1}:
+        wrong.append(f"{int(counts.pop())} areas for each group, where {nr_chunks - 1} chunks lie beside the first")
+    return tuple(wrong)

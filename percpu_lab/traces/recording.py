@@ -1,0 +1,372 @@
+"""Everything that was recorded of one run of a kernel, opened in one call.
+
+    folder                     Recording
+    trace.txt, trace-nohash..  trace      the events; true addresses where both are there, gfp_flags from the hashed one
+    percpu_early.txt           early      calls before the first event, with the identities of the trace
+    uname.txt, dmesg.txt       release, kernel, geometry, dmesg
+    stats/NNN-name.txt         stats      percpu_stats, and between which events it was read
+    snap/NNN-name.txt          proc       meminfo and vmallocinfo, likewise
+
+Markers place the readings: STATS_BEGIN NNN name and STATS_END NNN name, SNAP_BEGIN and SNAP_END. A snap without SNAP_BEGIN
+was taken behind the STATS_END of its number.
+
+>>> open_trace("no/such/folder")
+Traceback (most recent call last):
+percpu_lab.errors.TraceFormatError: no/such/folder: there is no such file or folder; name a trace or a folder with one
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import layout as L
+from ..errors import GeometryError, LabError, TraceFormatError
+from ..geometry import AllocInfo, Geometry
+from ..kernels import V6_1, KernelVersion, kernel_for_release
+from ..stats import PercpuStats
+from .dmesg import Dmesg, read_dmesg
+from .early import early_calls, with_columns
+from .folder import Folder, NumberedFile, Remark
+from .proc import ProcFile, VmallocArea, read_proc
+from .read import read_trace
+from .recorded import Marker, RecordedTrace
+
+__all__ = ["ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
+
+Rows = tuple[int, int]
+_MARKER = re.compile(r"(STATS|SNAP)_(BEGIN|END) (\d{1,9})(?: (.*))?")
+_64_BIT = ("x86_64", "aarch64", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64", "alpha", "sparc64", "mips64")
+
+
+@dataclass(frozen=True, slots=True)
+class StatsReading:
+    """A reading of percpu_stats.
+
+    Args:
+        name, number: of the file, NNN-name.txt.
+        stats: what stood in it.
+        rows: events before STATS_BEGIN and before STATS_END: it was read between the two. None without markers.
+        file: its name in the folder.
+    """
+
+    name: str
+    number: int
+    stats: PercpuStats
+    rows: Rows | None
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcReading:
+    """A reading of /proc/meminfo and /proc/vmallocinfo.
+
+    Args:
+        name, number: of the file, NNN-name.txt.
+        percpu_kib: the Percpu line of meminfo, populated pages x units in KiB.
+        vmalloc_areas: the pcpu lines of vmallocinfo.
+        rows: events before and behind the reading, as of StatsReading.
+        file: its name in the folder.
+    """
+
+    name: str
+    number: int
+    percpu_kib: int | None
+    vmalloc_areas: tuple[VmallocArea, ...]
+    rows: Rows | None
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording, with everything that was in its folder.
+
+    Args:
+        name: of the folder or file.
+        path: of the folder or file.
+        trace: the events.
+        early: calls made before the tracepoints were on; None if they were not kept.
+        release: as `uname -r` says it; None if nothing tells.
+        kernel: the row of kernels.py for it.
+        geometry: as the kernel's log tells; the addresses are chosen, for the log does not tell them.
+        dmesg: the kernel log.
+        stats, proc: the readings, by their numbers.
+        pointer_bytes: size of a pointer, 4 or 8; None if nothing tells.
+        accounts_memcg: bytes_alloc has the bytes for accounting in it; None if the events do not say, or contradict
+            each other.
+        assumptions: what was chosen for want of knowledge.
+        oddities: what is missing, damaged or strange, with file and line.
+    """
+
+    name: str
+    path: Path
+    trace: RecordedTrace
+    early: RecordedTrace | None = None
+    release: str | None = None
+    kernel: KernelVersion | None = None
+    geometry: Geometry | None = None
+    dmesg: Dmesg | None = None
+    stats: tuple[StatsReading, ...] = ()
+    proc: tuple[ProcReading, ...] = ()
+    pointer_bytes: int | None = None
+    accounts_memcg: bool | None = None
+    assumptions: tuple[str, ...] = ()
+    oddities: tuple[Remark, ...] = ()
+
+    @property
+    def is_32bit(self) -> bool:
+        """Tell whether the kernel is known to be a 32-bit one."""
+        return self.pointer_bytes == 4
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.trace):,} events"]
+        parts += [f"{len(self.early):,} early calls"] if self.early is not None else []
+        parts += [f"{len(self.stats)} percpu_stats"] if self.stats else []
+        parts += [f"{len(self.oddities)} oddities"] if self.oddities else []
+        return f"<Recording {self.name!r}, kernel {self.release or 'unknown'}: {', '.join(parts)}>"
+
+
+def open_trace(path: str | Path, *, progress: Callable[..., Any] | None = None) -> Recording:
+    """Open a recording: a folder with all that is in it, or a trace file alone.
+
+    Args:
+        path: the folder or file.
+        progress: called while the trace is read, as read_trace does.
+
+    Raises:
+        TraceFormatError: there is nothing there, or no trace in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _FolderReader(Folder(path), progress).recording()
+    if not path.exists():
+        raise TraceFormatError("there is no such file or folder", where=str(path),
+                               remedy="name a trace or a folder with one")  # fmt: skip
+    trace = read_trace(path, progress=progress)
+    return Recording(path.name, path, trace, pointer_bytes=None, oddities=tuple(_trace_remarks(path.name, trace)))
+
+
+def read_stats_folder(path: str | Path) -> tuple[tuple[StatsReading, ...], tuple[Remark, ...]]:
+    """Read the percpu_stats files of a folder that need not have a trace -> readings, and what is odd about them.
+
+    Args:
+        path: a folder with stats/NNN-name.txt in it.
+    """
+    folder = Folder(Path(path))
+    return tuple(_stats_readings(folder, {})), tuple(folder.remarks)
+
+
+class _FolderReader:
+    """Reads the files of a folder one by one; what is wrong with one keeps none of the others back."""
+
+    def __init__(self, folder: Folder, progress: Callable[..., Any] | None) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._assumptions: list[str] = []
+
+    def recording(self) -> Recording:
+        folder = self._folder
+        trace = self._trace()
+        rows = _marker_rows(trace.markers)
+        log = folder.text("dmesg.txt")
+        dmesg = read_dmesg(log) if log is not None else None
+        uname = (folder.text("uname.txt") or "").split()
+        release = uname[2] if len(uname) > 2 else dmesg.release if dmesg else None
+        kernel = kernel_for_release(release) if release else None
+        self._check_boots(dmesg, release)
+        stats = tuple(_stats_readings(folder, rows))
+        geometry = self._geometry(dmesg, stats, kernel)
+        pointer_bytes = _pointer_bytes(uname)
+        pointer_bytes, accounts_memcg = self._accounting(trace, geometry, pointer_bytes)
+        return Recording(
+            name=folder.path.resolve().name,
+            path=folder.path,
+            trace=trace,
+            early=self._early(trace),
+            release=release,
+            kernel=kernel,
+            geometry=geometry,
+            dmesg=dmesg,
+            stats=stats,
+            proc=tuple(_proc_readings(folder, rows)),
+            pointer_bytes=pointer_bytes,
+            accounts_memcg=accounts_memcg,
+            assumptions=tuple(self._assumptions),
+            oddities=tuple(folder.remarks),
+        )
+
+    def _trace(self) -> RecordedTrace:
+        path, plain_path = self._folder.trace()
+        try:
+            trace = read_trace(path, progress=self._progress)
+        except LabError as error:
+            if plain_path is None:
+                raise
+            self._folder.remark(path, "unreadable", f"{error.what}; the other reading of the ring was used")
+            path, plain_path = plain_path, None
+            trace = read_trace(path, progress=self._progress)
+        if plain_path is not None:
+            trace, path = self._with_true_addresses(trace, path, plain_path)
+        self._folder.remarks += _trace_remarks(path.name, trace)
+        return trace
+
+    def _with_true_addresses(self, hashed: RecordedTrace, path: Path, plain_path: Path) -> tuple[RecordedTrace, Path]:
+        """Join the two readings of one ring, if that is what they are."""
+        try:
+            plain = read_trace(plain_path, progress=self._progress)
+        except LabError as error:
+            self._folder.remark(plain_path, "unreadable", f"{error.what}; addresses stay hashed")
+            return hashed, path
+        row = _first_difference(hashed, plain)
+        if row is not None:
+            line = int(plain.line[row]) if row < len(plain) else None
+            what = f"not the ring that {path.name} shows: other events from number {row}; it was not used"
+            self._folder.remark(plain_path, "another ring", what, line=line)
+            return hashed, path
+        return with_columns(plain, gfp_flags=hashed.gfp_flags), plain_path
+
+    def _early(self, trace: RecordedTrace) -> RecordedTrace | None:
+        path = self._folder.find("percpu_early.txt")
+        if path is None:
+            return None
+        try:
+            early, problem = early_calls(read_trace(path), trace)
+        except LabError as error:
+            self._folder.remark(path, "unreadable", f"{error.what}; the early calls are missing")
+            return None
+        if problem:
+            self._folder.remark(path, "identities", problem)
+        return early
+
+    def _check_boots(self, dmesg: Dmesg | None, release: str | None) -> None:
+        if dmesg is None:
+            return
+        if dmesg.nr_boots > 1:
+            self._folder.remark("dmesg.txt", "boots", f"the log of {dmesg.nr_boots} boots; the last counts")
+        if dmesg.release and release and dmesg.release != release:
+            self._folder.remark("dmesg.txt", "release", f"the log of {dmesg.release}, while uname says {release}")
+
+    def _geometry(self, dmesg: Dmesg | None, stats: tuple[StatsReading, ...],
+                  kernel: KernelVersion | None) -> Geometry | None:  # fmt: skip
+        """Work the geometry out from the log, or from percpu_stats and the count of CPUs."""
+        info = None
+        try:
+            if dmesg and dmesg.geometry_lines:
+                info, assumed = AllocInfo.from_log([line.text for line in dmesg.geometry_lines],
+                                                   nr_cpus=self._nr_cpus())  # fmt: skip
+                self._assumptions += assumed
+            elif stats:
+                info = self._info_from_stats(stats[0].stats)
+            if info is None:
+                return None
+            self._assumptions.append("addresses of chunks: the kernel keeps them to itself")
+            return Geometry.from_info(info, backing="km" if info.up else "vm", kernel=kernel or V6_1)
+        except GeometryError as error:
+            self._folder.remark("dmesg.txt", "geometry", f"{error}; there is no geometry")
+            return None
+
+    def _info_from_stats(self, stats: PercpuStats) -> AllocInfo | None:
+        nr_cpus = self._nr_cpus()
+        if nr_cpus is None:
+            return None
+        self._assumptions.append(f"{nr_cpus} possible CPUs in one group: only the online ones are known")
+        sizes = stats.alloc_info
+        return AllocInfo.one_group(sizes.static_size, sizes.reserved_size, sizes.dyn_size, sizes.unit_size,
+                                   sizes.atom_size, sizes.alloc_size, nr_cpus=nr_cpus)  # fmt: skip
+
+    def _nr_cpus(self) -> int | None:
+        count = (self._folder.text("cpucount.txt") or "").strip()
+        return int(count) if count.isdecimal() and len(count) < 6 else None
+
+    def _accounting(self, trace: RecordedTrace, geometry: Geometry | None,
+                    pointer_bytes: int | None) -> tuple[int | None, bool | None]:  # fmt: skip
+        """Find out what bytes_alloc holds beside size x possible CPUs: size / 4 pointers, or nothing.
+
+        Source: pcpu_obj_full_size, v5.19 and later.
+        """
+        told = (trace.event == L.EVENT_ALLOC) & (trace.bytes_alloc >= 0)
+        if geometry is None or not told.any():
+            return pointer_bytes, None
+        more = trace.bytes_alloc[told] - trace.size[told] * geometry.info.nr_cpus
+        nr_granules = trace.size[told] // 4
+        for size in (0, 4, 8):
+            if np.array_equal(more, nr_granules * size):
+                return (pointer_bytes or size or None), size > 0
+        self._folder.remark("trace", "bytes_alloc", "not size x possible CPUs, with or without bytes for accounting",
+                            line=int(trace.line[told][np.flatnonzero(more != nr_granules * 8)[0]]))  # fmt: skip
+        return pointer_bytes, None
+
+
+def _pointer_bytes(uname: list[str]) -> int | None:
+    if any(machine in uname for machine in _64_BIT):
+        return 8
+    is_32_bit = any(re.fullmatch(r"i[3-6]86|armv[5-8]l|ppc|mips|riscv32", word) for word in uname)
+    return 4 if is_32_bit else None
+
+
+def _first_difference(one: RecordedTrace, other: RecordedTrace) -> int | None:
+    """Find the first event in which two readings of a ring differ, beside addresses; None if they do not."""
+    nr = min(len(one), len(other))
+    differs = np.zeros(nr, bool)
+    for name in ("event", "off", "size", "align", "time", "cpu", "pid"):
+        differs |= getattr(one, name)[:nr] != getattr(other, name)[:nr]
+    if differs.any():
+        return int(np.argmax(differs))
+    return nr if len(one) != len(other) else None
+
+
+def _marker_rows(markers: tuple[Marker, ...]) -> dict[tuple[str, int], Rows]:
+    """Find between which events each reading was made, by kind and number."""
+    seen: dict[tuple[str, str, int], int] = {}
+    for marker in markers:
+        if match := _MARKER.fullmatch(marker.text.strip()):
+            seen[match[1], match[2], int(match[3])] = marker.row
+    rows = {}
+    for kind, edge, number in seen:
+        if edge == "END":
+            behind_stats = seen.get(("STATS", "END", number)) if kind == "SNAP" else None
+            begin = seen.get((kind, "BEGIN", number), behind_stats)
+            if begin is not None:
+                rows[kind, number] = (begin, seen[kind, edge, number])
+    return rows
+
+
+def _stats_readings(folder: Folder, rows: dict[tuple[str, int], Rows]) -> Iterator[StatsReading]:
+    for file, text in _texts(folder, "stats"):
+        name = file.path.relative_to(folder.path).as_posix()
+        try:
+            stats = PercpuStats.from_text(text, where=name)
+        except TraceFormatError as error:
+            line = re.search(r"line (\d+)$", error.where)
+            folder.remark(file.path, "unreadable", f"{error.what}; left out", line=int(line[1]) if line else None)
+            continue
+        yield StatsReading(file.name, file.number, stats, rows.get(("STATS", file.number)), name)
+
+
+def _proc_readings(folder: Folder, rows: dict[tuple[str, int], Rows]) -> Iterator[ProcReading]:
+    for file, text in _texts(folder, "snap"):
+        found: ProcFile = read_proc(text)
+        name = file.path.relative_to(folder.path).as_posix()
+        if found.percpu_kib is None and not found.vmalloc_areas:
+            folder.remark(file.path, "empty", "neither a Percpu line of meminfo nor a pcpu line of vmallocinfo")
+        yield ProcReading(file.name, file.number, found.percpu_kib, found.vmalloc_areas,
+                          rows.get(("SNAP", file.number)), name)  # fmt: skip
+
+
+def _texts(folder: Folder, name: str) -> Iterator[tuple[NumberedFile, str]]:
+    for file in folder.numbered(name):
+        text = folder.read(file.path)
+        if text is None:
+            folder.remark(file.path, "empty", "nothing in it; left out")
+        else:
+            yield file, text
+
+
+def _trace_remarks(name: str, trace: RecordedTrace) -> Iterator[Remark]:
+    for oddity in trace.oddities:
+        yield Remark(name, oddity.line, oddity.kind, oddity.text)
