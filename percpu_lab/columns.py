@@ -33,6 +33,7 @@ Ints = npt.NDArray[Any]
 FREE, HOLE, IN_USE, STATIC, RESERVED, OUTSIDE, NR_KINDS = range(7)
 PLAIN_CHUNK, FIRST_CHUNK, RESERVED_CHUNK = range(3)
 UNKNOWN = -1  # what a recorded trace cannot tell
+EARLY = -3  # the name of the last area allocated before a recording's first op; the one before it is -4
 RESERVED_ORDINAL = -1
 
 
@@ -116,7 +117,7 @@ class AreaColumns(Frozen):
     Args:
         chunk: row of the chunk.
         requested_bytes: size that was asked for; 0 if not in use.
-        birth: op number of the allocation; UNKNOWN if not in use.
+        birth: op number of the allocation; UNKNOWN if not in use, EARLY or less if it came before the first op.
         kind: FREE, HOLE, IN_USE, STATIC, RESERVED or OUTSIDE.
     """
 
@@ -188,7 +189,7 @@ class Snapshot:
     def find(self, birth: int) -> int | None:
         """Give the row of the area that was allocated by an op, or None if it is not in use."""
         rows = np.flatnonzero(self.areas.birth == birth)
-        return int(rows[0]) if birth >= 0 and len(rows) else None
+        return int(rows[0]) if birth != UNKNOWN and len(rows) else None
 
     def row_of(self, ordinal: int) -> int | None:
         """Give the row of a chunk, or None if there is none of that ordinal."""

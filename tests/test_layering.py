@@ -37,6 +37,7 @@ LAYERS = (
     ("pointers", "memory", "allocator"),
     ("cases", "play", "player", "lessons"),
     ("columns",),
+    ("rebuild",),
     ("spans", "raster", "recorded_run"),
     ("runs",),
     ("session",),

@@ -1,0 +1,291 @@
+"""A recording rebuilt: what lived where, in which chunk, and who had asked for it, at any row of the trace.
+
+    events ──walk──▶ AreaTable   birth, death, place, size      moment before row r = areas with birth < r <= death
+                     ChunkTable  created, destroyed             gaps between them are free
+                     Counters    one value a row
+
+The tables are ordered by place, so a moment is a mask over them: no replay, no checkpoint, no direction.
+What no event tells stays UNKNOWN: hints, slots, populated pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..columns import (
+    UNKNOWN,
+    ChunkColumns,
+    Ints,
+    RunColumns,
+    Snapshot,
+    Totals,
+    Unit,
+    free_sums,
+)
+from ..core import layout as L
+from ..errors import GeometryError
+from ..events import Events
+from ..kernels import KernelVersion
+from .holders import Holders, Names, holders, names_of
+from .log import check_fit, cuts, join
+from .space import Space, highest_end
+from .tables import area_table, chunk_table, counters
+from .tiles import InUse, tiled
+from .walk import NEVER, Walk
+
+if TYPE_CHECKING:
+    from ..traces.recording import Recording
+
+__all__ = ["LostFrees", "Rebuilt"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LostFrees:
+    """Areas whose free was not recorded, and the row that shows it: an allocation on their place, or a destruction.
+
+    Args:
+        row: that shows it.
+        area: row of the AreaTable.
+    """
+
+    row: Ints
+    area: Ints
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class Rebuilt:
+    """The state of a recorded machine at any row of its trace, from its events alone.
+
+    >>> from percpu_lab.recorded import read_golden_trace
+    >>> line = "{}\\tpercpu_alloc_percpu: reserved=0 is_atomic=0 size=60 align=8 base_addr=0x1000 off={} ptr=0x0\\n"
+    >>> trace = read_golden_trace(line.format(0, 0) + line.format(1, 64))
+    >>> rebuilt = Rebuilt.of(trace, Unit(65536, 8192, 0, 57344, {0: 0}))
+    >>> rebuilt
+    <Rebuilt: rows 0 to 2, 2 areas live at the end, 1 chunk>
+    >>> rebuilt.snapshot(1).nr_in_use, rebuilt.snapshot(2).nr_in_use
+    (1, 2)
+
+    Args:
+        recording: from open_trace.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        unit = None if recording.geometry is None else Unit.of(recording.geometry.info)
+        try:
+            self._set_up(recording.trace, unit, recording.kernel, recording.early)
+        except GeometryError as error:
+            self._set_up(recording.trace, None, recording.kernel, recording.early)
+            self.space: Space = replace(
+                self.space, guess=f"{self.space.guess}; the geometry that was given {error.what}"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        trace: Events,
+        unit: Unit | None = None,
+        kernel: KernelVersion | None = None,
+        early: Events | None = None,
+    ) -> Rebuilt:
+        """Rebuild what events tell, without the rest of a recording.
+
+        Args:
+            trace: ascending by op.
+            unit: the geometry; inferred without it.
+            kernel: that recorded it; the newest without it.
+            early: calls before the trace.
+
+        Raises:
+            GeometryError: an area does not fit in the unit.
+        """
+        self = cls.__new__(cls)
+        self._set_up(trace, unit, kernel, early)
+        return self
+
+    def _set_up(self, trace: Events, unit: Unit | None, kernel: KernelVersion | None, early: Events | None) -> None:
+        self.trace, self.early, self.kernel = trace, early, kernel
+        space = Space.of(unit, kernel) if unit else None
+        parts = (trace,) if early is None else (early, trace)
+        top = max(map(highest_end, parts))
+        log = join(trace, early, space)
+        if unit is not None and top > unit.unit_size:
+            check_fit(np.full(len(log), 1), log, Space.of(unit, kernel))
+        if space is None:
+            first_end, reserved_end = (
+                int((log.off + log.size)[log.identity == k].max(initial=0)) for k in (log.first, log.reserved)
+            )
+            space = Space.inferred(top, first_end, reserved_end, kernel)
+        self.space, self._log = space, log
+        losses = tuple(loss.row for loss in getattr(trace, "losses", ()))
+        walk = Walk(space.least_size, space.unit.unit_size, sorted(cuts(log, losses)))
+        walk.run(log.event.tolist(), log.identity.tolist(), log.off.tolist(), log.size.tolist())
+        self._keep(walk)
+
+    def _keep(self, walk: Walk) -> None:
+        log, space = self._log, self.space
+        self.chunks, row_of_chunk = chunk_table(log, walk, has_reserved=space.reserved[1] > 0)
+        self.areas = area_table(log, walk, row_of_chunk, space.least_size)
+        self.counters = counters(log, walk, self.chunks, self.areas)
+        chunk = np.array(walk.chunk, np.int64)
+        met = chunk != L.NO_CHUNK
+        chunk[met] = self.chunks.ordinal[row_of_chunk[chunk[met]]]
+        self._event_ordinal = chunk
+        check_fit(self._event_ordinal, log, space)
+        self._area_of_birth = np.full(len(log), -1, np.int64)
+        self._area_of_birth[self.areas.position] = np.arange(len(self.areas))
+        self._walk_area = np.array(walk.area, np.int64)
+        self.unmatched_frees = np.array(walk.unmatched, np.int64) - log.nr_early
+        at, area = np.array(walk.lost_frees, np.int64).reshape(-1, 2).T
+        born = np.array(walk.birth, np.int64)[area]
+        self.lost_frees = LostFrees(at - log.nr_early, self._area_of_birth[born])
+        self.lost_destroys = np.array(walk.lost_destroys, np.int64) - log.nr_early
+
+    def __repr__(self) -> str:
+        nr_chunks = int(self.counters.nr_chunks[-1])
+        live = int(self.counters.nr_live[-1])
+        return (
+            f"<Rebuilt: rows {self.first_row:,} to {self.last_row:,}, {live:,} areas live at the end, "
+            f"{nr_chunks:,} chunk{'s' * (nr_chunks != 1)}>"
+        )
+
+    # --- rows -------------------------------------------------------------------------
+
+    @property
+    def first_row(self) -> int:
+        """The row before which nothing was recorded: 0, or minus the number of calls before the trace."""
+        return -self._log.nr_early
+
+    @property
+    def last_row(self) -> int:
+        """The row behind the last event."""
+        return len(self._log) - self._log.nr_early
+
+    def position(self, row: int) -> int:
+        """Give the number of events recorded before a row, the calls before the trace included; clamped."""
+        return min(max(row - self.first_row, 0), len(self._log))
+
+    @property
+    def event_ordinal(self) -> Ints:
+        """The chunk of each event of the trace: 0 the first, -1 the reserved one, NO_CHUNK of a failure."""
+        return self._event_ordinal[self._log.nr_early :]
+
+    @property
+    def event_area(self) -> Ints:
+        """The row of the AreaTable that each event of the trace made or freed; -1 for none."""
+        return self._area_of_event()[self._log.nr_early :]
+
+    def _area_of_event(self) -> Ints:
+        """By position: walks number areas by allocation, the table by place."""
+        by_number = np.append(self._area_of_birth[np.flatnonzero(self._log.event == L.EVENT_ALLOC)], -1)
+        areas = by_number[self._walk_area]
+        lone = self.areas.position[self._log.event[self.areas.position] == L.EVENT_FREE]
+        areas[lone] = self._area_of_birth[lone]
+        return areas
+
+    # --- one moment -----------------------------------------------------------------------
+
+    def live(self, row: int) -> Ints:
+        """Give the rows of the AreaTable that are live before a row of the trace, ordered by chunk and offset."""
+        areas = self.areas
+        return np.flatnonzero((areas.birth < row) & (areas.death >= row))
+
+    def chunks_at(self, row: int) -> Ints:
+        """Give the rows of the ChunkTable that exist before a row of the trace."""
+        return np.flatnonzero((self.chunks.created < row) & (self.chunks.destroyed >= row))
+
+    def snapshot(self, row: int) -> Snapshot:
+        """Give the state before a row of the trace as views take it; areas are named by the row of their allocation."""
+        return self.snapshot_of(row, self.areas.birth, row)
+
+    def snapshot_of(self, row: int, names: Ints, op: int, version: int = 0) -> Snapshot:
+        """Give the state before a row, under other names.
+
+        Args:
+            names: of each row of the AreaTable.
+            op, version: of the Snapshot.
+        """
+        alive, live = self.chunks_at(row), self.live(row)
+        table, ordinals = self.areas, self.chunks.ordinal[alive]
+        live = live[np.isin(table.chunk[live], alive)]
+        chunk = np.searchsorted(alive, table.chunk[live])
+        in_use = InUse(chunk, table.off[live], table.size[live], table.requested[live], names[live])
+        areas = tiled(self.space, ordinals.tolist(), in_use)
+        free, largest, sum_frag, max_frag = free_sums(areas.chunk, areas.size_bytes, areas.kind, len(alive))
+        unknown = np.full(len(alive), UNKNOWN, np.int64)
+        chunks = ChunkColumns(
+            ordinals,
+            self.chunks.kind[alive],
+            slot=unknown,
+            position=unknown,
+            base_addr=self.chunks.base_addr[alive],
+            free_bytes=free,
+            contig_hint=unknown,
+            largest_free_bytes=largest,
+            first_free_off=unknown,
+            nr_alloc=np.bincount(chunk, minlength=len(alive)),
+            nr_populated=unknown,
+            sum_frag=sum_frag,
+            max_frag=max_frag,
+        )
+        nothing = np.zeros(0, np.int64)
+        pages = RunColumns(nothing, nothing, nothing)
+        return Snapshot(op, version, self.space.unit, chunks, areas, pages, self.totals(row))
+
+    def totals(self, row: int) -> Totals:
+        """Count what was recorded before a row; calls that were not recorded are missing."""
+        at, count = self.position(row), self.counters
+        least = int(count.min_size[at])
+        return Totals(
+            nr_alloc=int(count.nr_alloc[at]),
+            nr_dealloc=int(count.nr_dealloc[at]),
+            nr_cur_alloc=int(count.nr_live[at]),
+            nr_max_alloc=int(count.nr_max_live[at]),
+            nr_chunks=int(count.nr_chunks[at]),
+            nr_max_chunks=int(count.nr_max_chunks[at]),
+            min_alloc_size=UNKNOWN if least == NEVER else least,
+            max_alloc_size=int(count.max_size[at]) if least != NEVER else UNKNOWN,
+        )
+
+    def live_bytes(self, row: int) -> int:
+        """Give the bytes in use on each CPU before a row of the trace."""
+        return int(self.counters.live_bytes[self.position(row)])
+
+    # --- who holds it ---------------------------------------------------------------------
+
+    def names(self, by: str) -> Names:
+        """Give the call site or the task of every row of the AreaTable.
+
+        Args:
+            by: "call_site" or "task".
+
+        Raises:
+            RequestError: any other.
+        """
+        return names_of(self._log, self.areas, by)
+
+    def holders(self, row: int, by: str = "call_site") -> Holders:
+        """Say who holds what before a row of the trace; who holds the most comes first.
+
+        Args:
+            by: "call_site" or "task".
+        """
+        return holders(self, self.names(by), row)
+
+    # --- over time ------------------------------------------------------------------------
+
+    def history(self, rows: Ints) -> dict[str, Ints]:
+        """Give samples of all chunks, in the columns of Engine.history(), `op` being the row.
+
+        Args:
+            rows: of the trace, ascending.
+        """
+        chunks = [self.snapshot(row).chunks for row in rows.tolist()]
+        names = ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc", "nr_populated")
+        return {"op": np.repeat(rows, [len(part) for part in chunks])} | {
+            name: np.concatenate([getattr(part, name) for part in chunks]) for name in names
+        }
