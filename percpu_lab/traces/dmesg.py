@@ -28,6 +28,7 @@ _LIMIT = re.compile(r"percpu: limit reached, disable warning")
 _ILLEGAL = re.compile(r"illegal size \((\d{1,19})\) or align \((\d{1,19})\) for percpu allocation")
 _FRAME = re.compile(r"^\s*(?:\? )?(?:\[<[0-9a-f]+>\] )?(?:\? )?([\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+\])?)\s*$")
 _MAX_STACK_LINES = 80  # between a message and the end of its stack
+_CONTEXTS = ("<TASK>", "</TASK>", "<IRQ>", "</IRQ>")  # between the frames of one stack
 _GEOMETRY = ("percpu:", "pcpu-alloc:", "setup_percpu:", "smpboot: Allowing")
 
 
@@ -108,9 +109,9 @@ class Dmesg:
 def read_dmesg(text: str) -> Dmesg:
     """Read a kernel log, whole or in parts.
 
-    >>> log = read_dmesg("[    9.5] percpu: allocation failed, size=64 align=8 atomic=1, atomic alloc failed, no space left")
+    >>> log = read_dmesg("[    9.5] percpu: allocation failed, size=64 align=8 atomic=0, failed to populate")
     >>> log.failures[0].reason, log.failures[0].time
-    ('atomic alloc failed, no space left', 9.5)
+    ('failed to populate', 9.5)
 
     Args:
         text: the output of dmesg or journalctl, or a part of it from a mail.
@@ -160,10 +161,9 @@ def _stack(lines: Sequence[LogLine], at: int) -> tuple[str, ...]:
     """Collect the functions of the call trace that follows a message."""
     frames: list[str] = []
     for line in lines[at + 1 : at + 1 + _MAX_STACK_LINES]:
+        is_behind = frames and line.text.strip() not in _CONTEXTS
         if frame := _FRAME.match(line.text):
             frames.append(frame[1])
-        elif frames and line.text.strip() not in ("<TASK>", "</TASK>", "<IRQ>", "</IRQ>"):
-            break
-        elif _FAILURE.search(line.text) or _ILLEGAL.search(line.text):
+        elif is_behind or _FAILURE.search(line.text) or _ILLEGAL.search(line.text):
             break
     return tuple(frames)

@@ -7,8 +7,8 @@
     stats/NNN-name.txt         stats      percpu_stats, and between which events it was read
     snap/NNN-name.txt          proc       meminfo and vmallocinfo, likewise
 
-Markers place the readings: STATS_BEGIN NNN name and STATS_END NNN name, SNAP_BEGIN and SNAP_END. A snap without SNAP_BEGIN
-was taken behind the STATS_END of its number.
+Markers place the readings: STATS_BEGIN NNN name and STATS_END NNN name, SNAP_BEGIN and SNAP_END. A snap without
+SNAP_BEGIN was taken behind the STATS_END of its number.
 
 >>> open_trace("no/such/folder")
 Traceback (most recent call last):
