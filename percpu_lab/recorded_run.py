@@ -44,7 +44,7 @@ class RecordedRun:
     """A recording with a cursor; stands at its end at first.
 
     >>> from percpu_lab.columns import FREE, IN_USE, STATIC
-    >>> from percpu_lab.recorded import read_golden_trace
+    >>> from percpu_lab.traces.read import read_golden_trace
     >>> trace = read_golden_trace("0\\tpercpu_alloc_percpu: reserved=0 is_atomic=0 size=64 align=8 "
     ...                           "base_addr=0x1000 off=8192 ptr=0x2000\\n")
     >>> run = RecordedRun(trace, Unit(32768, 8192, 0, 24576, {0: 0}))

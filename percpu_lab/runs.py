@@ -6,8 +6,8 @@ from pathlib import Path
 
 from .cases import Case, read_text
 from .columns import Unit
-from .recorded import read_golden_trace
 from .recorded_run import RecordedRun
+from .traces.read import read_golden_trace
 from .units import MIB
 
 TRACE_LIMIT_BYTES = 512 * MIB

@@ -1,8 +1,8 @@
 """The trace of an engine: which events it records, what it recorded, and who is told.
 
-    engine ──▶ mask ──▶ filter ──▶ ring of `size` events ──▶ columns(), text(), tail(), frame(), iteration
-               enable   set_filter     oldest overwritten  └▶ hooks, a batch at a time
-               disable                 first: `overrun`
+engine ──▶ mask ──▶ filter ──▶ ring of `size` events ──▶ columns(), text(), tail(), frame(), iteration
+           enable   set_filter     oldest overwritten  └▶ hooks, a batch at a time
+           disable                 first: `overrun`
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .core import layout as L
 from .engine import Engine
 from .errors import HookError, RequestError
 from .events import EventBatch
-from .recorded import RingCounts
 from .tracefilter import EventFilter
 from .tracepoints import TRACEPOINTS, Event, Style, tracepoint
+from .traces.recorded import RingCounts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ PACKAGE = Path(percpu_lab.__file__).parent
 
 # A module imports from its own line and those before, never from one behind.
 LAYERS = (
-    ("units", "errors", "interrupts", "gfp"),
+    ("units", "plain", "errors", "interrupts", "gfp"),
     ("kernels",),
     ("core.layout",),
     ("geometry", "ops"),
@@ -31,7 +31,7 @@ LAYERS = (
     ("engine_messages",),
     ("engine_arrays",),
     ("engine",),
-    ("trace", "recorded", "stats", "workloads", "validate", "validate_bitmap"),
+    ("trace", "traces", "stats", "workloads", "validate", "validate_bitmap"),
     ("traces.dmesg", "traces.proc", "traces.folder", "traces.early", "traces.recording"),
     ("kernel_functions",),
     ("pointers", "memory", "allocator"),
@@ -42,10 +42,21 @@ LAYERS = (
     ("runs",),
     ("session",),
     ("views",),
+    ("comparison",),
+    ("questions",),
+    ("report",),
+    ("verbs",),
     ("__main__",),
 )
 HEAVY = ("IPython", "anywidget", "bokeh", "ipywidgets", "matplotlib", "numba", "pandas")
-LIGHT_MODULES = ("percpu_lab", "percpu_lab.core", "percpu_lab.engine", "percpu_lab.allocator", "percpu_lab.play")
+LIGHT_MODULES = (
+    "percpu_lab",
+    "percpu_lab.core",
+    "percpu_lab.engine",
+    "percpu_lab.allocator",
+    "percpu_lab.play",
+    "percpu_lab.questions",
+)
 
 
 def module_names() -> list[str]:

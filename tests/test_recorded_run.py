@@ -11,8 +11,8 @@ from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
 from percpu_lab.errors import GeometryError
 from percpu_lab.geometry import Geometry
-from percpu_lab.recorded import read_golden_trace
 from percpu_lab.recorded_run import RecordedRun
+from percpu_lab.traces.read import read_golden_trace
 
 GEOMETRY = Geometry.simple(unit_size=32768, static_size=4096, reserved_size=4096, dyn_size=20480)
 UNIT = C.Unit.of(GEOMETRY.info)

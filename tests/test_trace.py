@@ -16,9 +16,9 @@ from percpu_lab.errors import FilterError, HookError, RequestError
 from percpu_lab.events import EventBatch
 from percpu_lab.geometry import Geometry
 from percpu_lab.ops import Ops
-from percpu_lab.recorded import read_ftrace
 from percpu_lab.trace import Trace
 from percpu_lab.tracepoints import TRACEPOINTS
+from percpu_lab.traces.read import read_trace_text
 
 ALLOC, FREE, CREATE = "percpu_alloc_percpu", "percpu_free_percpu", "percpu_create_chunk"
 
@@ -150,7 +150,7 @@ def test_columns_stay_as_they_are(engine: Engine, trace: Trace) -> None:
 def test_text_is_a_trace_file_that_reads_back(engine: Engine, trace: Trace) -> None:
     ptrs = allocate(engine, 8, 16, 24)
     engine.free(ptrs[1])
-    recorded = read_ftrace(trace.text())
+    recorded = read_trace_text(trace.text())
     assert list(recorded) == list(trace)
     assert recorded.text() == trace.text()
     assert recorded.counts is not None

@@ -21,9 +21,9 @@ from percpu_lab.engine import Engine
 from percpu_lab.errors import RequestError
 from percpu_lab.geometry import Geometry, preset
 from percpu_lab.ops import Ops
-from percpu_lab.recorded import read_ftrace
 from percpu_lab.recorded_run import RecordedRun
 from percpu_lab.session import Selection
+from percpu_lab.traces.read import read_golden_trace, read_trace_text
 from percpu_lab.views import _style, area_map, static, timeline
 from percpu_lab.views._wire import encode
 from percpu_lab.views.area_map import AreaMap
@@ -97,7 +97,7 @@ NOTHING_YET: dict[str, Callable[[], Any]] = {
     "no chunk": lambda: Columns(
         snapshot(FakeEngine(65536, [])), Engine(Geometry.simple(), jit="off").events(9), _no_history()
     ),  # type: ignore[arg-type]
-    "empty recording": lambda: RecordedRun(read_ftrace(""), Unit(65536, 8192, 0, 57344, {0: 0})),
+    "empty recording": lambda: RecordedRun(read_golden_trace(""), Unit(65536, 8192, 0, 57344, {0: 0})),
 }
 
 
@@ -275,7 +275,7 @@ def hostile_run() -> RecordedRun:
         "size=64 align=8 base_addr=0000000000001000 off=9000 ptr=0000000000002328 "
         f"bytes_alloc=64 gfp_flags={HOSTILE}$$x$$\n"
     )
-    return RecordedRun(read_ftrace(line), Unit(65536, 8192, 0, 57344, {0: 0}))
+    return RecordedRun(read_trace_text(line), Unit(65536, 8192, 0, 57344, {0: 0}))
 
 
 def test_hostile_text_in_a_trace_reaches_no_view() -> None:

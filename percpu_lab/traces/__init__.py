@@ -1,0 +1,1 @@
+"""Traces of real kernels: read in every layout, told apart, and kept as columns."""

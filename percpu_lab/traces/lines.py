@@ -1,0 +1,298 @@
+"""What each line of a trace is: an event, a marker, a loss, a comment, a part of a line that a mail wrapped, or odd.
+
+    line ──layout of the line before──▶ event in its usual form                       nearly all
+         └─ any layout ──▶ event in another form | marker | event of another system
+         └─ loss | comment | stack | part of an event ──▶ wait for the rest | oddity
+
+A line that is not understood never stops the reading: it becomes an oddity with its number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import TraceFormatError
+from ..tracepoints import Tracepoint, find_event
+from .layouts import COUNTS, GOLDEN, LAYOUTS, LOST, PAYLOAD_LOST, STACK, Layout, time_of
+from .recorded import Loss, Marker, Oddity, RingCounts
+from .rows import Extra, Interned, Pointers, Rows
+
+__all__ = ["MAX_ODDITIES", "LineReader", "OddityLog"]
+
+MAX_ODDITIES = 1000  # of a kind; more are counted only
+MAX_HEADER = 64  # lines
+_MAX_PARTS = 8  # of a wrapped line
+_QUOTE = re.compile(r"(?:>[> ]*)")
+_PREFIX_PART = re.compile(r"\s*\S.{0,15}?-?[0-9]{1,10}\s+(?:\(\s*(?:[0-9]+|-+)\)\s+)?\[[0-9]{1,5}\](?:\s.{0,60})?")
+_LAST_POINTER = re.compile(r".*\b(?:ptr|base_addr)=([0-9a-f]+)", re.DOTALL)
+
+
+class OddityLog:
+    """Oddities in the order of their lines, a limited number of each kind."""
+
+    def __init__(self) -> None:
+        self.oddities: list[Oddity] = []
+        self._nr: Counter[str] = Counter()
+        self._last: dict[str, int] = {}
+
+    def add(self, line: int, kind: str, text: str) -> None:
+        """Note what is odd about a line."""
+        self._nr[kind] += 1
+        self._last[kind] = line
+        if self._nr[kind] <= MAX_ODDITIES:
+            self.oddities.append(Oddity(line, kind, text))
+
+    def drop_after(self, line: int) -> None:
+        """Forget what was noted behind a line."""
+        self.oddities = [oddity for oddity in self.oddities if oddity.line <= line]
+
+    def result(self) -> tuple[Oddity, ...]:
+        """Give the oddities, and of each kind how many more there were."""
+        more = [
+            Oddity(self._last[kind], kind, f"{number - MAX_ODDITIES:,} more lines are odd in this way, up to this one")
+            for kind, number in self._nr.items()
+            if number > MAX_ODDITIES
+        ]
+        return tuple(sorted(self.oddities + more, key=lambda oddity: oddity.line))
+
+
+@dataclass(slots=True)
+class _Part:
+    """A line that may go on in the next one, its number, and the event in it if it can stand alone."""
+
+    line: int
+    text: str
+    nr_lines: int = 1
+    event: tuple[Tracepoint, tuple[str, ...], dict[str, Any], Extra] | None = None
+    problem: str = ""
+    is_prefix: bool = False
+
+
+class LineReader:
+    """Reads lines one by one, a block at a time; keeps what outlasts a block.
+
+    Args:
+        layout: what lines are expected to look like at first.
+    """
+
+    def __init__(self, layout: Layout = LAYOUTS[0]) -> None:
+        self.strings = Interned()
+        self.bases = Pointers()
+        self.log = OddityLog()
+        self.layouts: dict[str, None] = {}  # names, in the order they were met
+        self.counts: RingCounts | None = None
+        self.header: list[str] = []
+        self.nr_other = 0
+        self.other = ""  # the first event of another system
+        self.nr_payloads_lost = 0
+        self.is_quoted = False
+        self.new_header = 0  # line of a header that stands behind events
+        self._layout = layout
+        self._has_layout = False
+        self._part: _Part | None = None
+        self._nr_events = 0
+        self._start_block()
+
+    def _start_block(self) -> None:
+        self.rows = Rows(self.strings, self.bases)
+        self.markers: list[Marker] = []
+        self.losses: list[Loss] = []
+
+    def read_block(self, lines: list[str], first_line: int) -> None:
+        """Read lines; their events are then in `rows`, and in `markers` and `losses` what stands between those."""
+        self._nr_events += len(self.rows)
+        self._start_block()
+        rows, match = self.rows, self._layout.fast.fullmatch
+        for number, line in enumerate(lines, first_line):
+            found = match(line)
+            if found is not None and self._part is None and self._has_layout:
+                rows.add(found, number)
+            else:
+                self._any_line(number, line)
+                match = self._layout.fast.fullmatch
+
+    def finish(self) -> None:
+        """Take what still waits for its rest; its event is then in `rows`."""
+        self._nr_events += len(self.rows)
+        self._start_block()
+        self._give_up_part(is_end=True)
+
+    # --- one line -----------------------------------------------------------------
+
+    def _any_line(self, number: int, line: str) -> None:
+        line = line.rstrip("\r")
+        if line.startswith(">"):
+            line = _QUOTE.sub("", line, count=1)
+            if not self.is_quoted:
+                self.log.add(number, "quoted", "lines are quoted as in a mail; the quote marks are left out")
+            self.is_quoted = True
+        if not line.strip() or (self._part is not None and self._went_on(line)):
+            return
+        self._give_up_part()
+        if line.startswith("#"):
+            self._comment(number, line)
+        elif not (self._event(number, line) or self._other(number, line) or self._loss(number, line)):
+            self._unknown(number, line)
+
+    def _event(self, number: int, line: str) -> bool:
+        if "percpu_" not in line:
+            return False
+        for layout in (self._layout, *LAYOUTS):
+            match = layout.percpu_event.fullmatch(line)
+            if match is not None:
+                self._use(layout, line)
+                self._take(_Part(number, line), layout, match)
+                return True
+        return False
+
+    def _use(self, layout: Layout, line: str) -> None:
+        self._layout, self._has_layout = layout, True
+        name = "trace-cmd" if layout.name.startswith("ftrace") and self._is_trace_cmd() else layout.name
+        self.layouts.setdefault(name)
+
+    def _is_trace_cmd(self) -> bool:
+        return bool(self.header) and self.header[-1].startswith("cpus=")
+
+    def _take(self, part: _Part, layout: Layout, match: re.Match[str]) -> None:
+        """Add the event of a line or of its parts, or wait for its rest."""
+        *prefix, name, fields = match.groups("")
+        try:
+            point, _ = find_event(f"{name}:")
+        except TraceFormatError:
+            self.log.add(part.line, "event", f"an event that this program does not know: {name}")
+            self._count_other(name)
+            return
+        part.is_prefix = False
+        try:
+            values, extra = point.read_fields(fields)
+        except TraceFormatError as error:
+            part.problem, part.event = error.what, None
+            self._part = part
+            return
+        part.event = (point, tuple(prefix), values, extra)
+        part.problem = self._what_is_missing(values, fields)
+        if part.problem:
+            self._part = part
+        else:
+            self._add(part)
+
+    def _what_is_missing(self, values: dict[str, Any], fields: str) -> str:
+        if ("call_site" in values) != ("gfp_flags" in values):
+            return "the line ends before gfp_flags="
+        pointer = _LAST_POINTER.fullmatch(fields.rstrip())
+        if pointer is not None and self.bases.widths and len(pointer[1]) < min(self.bases.widths):
+            return "the line ends within an address"
+        return ""
+
+    def _add(self, part: _Part) -> None:
+        assert part.event is not None, "it was read"
+        point, prefix, values, extra = part.event
+        self._part = None
+        if part.nr_lines > 1:
+            self.log.add(part.line, "wrapped", f"an event on {part.nr_lines} lines; they were joined")
+        if "(____ptrval____)" in part.text or "(ptrval)" in part.text:
+            self.log.add(part.line, "address", "an address that was printed before it could be hashed; taken as 0")
+        self.rows.add_read(point, prefix, values, extra, part.line)
+
+    def _comment(self, number: int, line: str) -> None:
+        counts = COUNTS.fullmatch(line)
+        nr_events = self._nr_events + len(self.rows)
+        if nr_events and line.startswith("# tracer:"):
+            self.new_header = self.new_header or number
+            self.log.add(number, "header", "a second header: the text of another trace begins here")
+        if counts:
+            self.counts = self.counts or RingCounts(*map(int, counts.groups()))
+            lost = int(counts[2]) - int(counts[1])
+            if lost > 0:
+                self.losses.append(Loss(len(self.rows), number, -1, lost, "overwritten"))
+        if not nr_events and len(self.header) < MAX_HEADER:
+            self.header.append(line)
+
+    def _other(self, number: int, line: str) -> bool:
+        """Take a marker or an event of another system."""
+        for layout in (self._layout, *LAYOUTS):
+            match = layout.any_event.fullmatch(line) if layout is not GOLDEN else None
+            if match is not None:
+                self._take_other(number, match.groups(""))
+                return True
+        return False
+
+    def _take_other(self, number: int, groups: tuple[str, ...]) -> None:
+        task, pid, cpu, _, first, second, name, text = groups
+        if name == "print":
+            name, _, text = text.partition(": ")
+        if name.endswith("tracing_mark_write"):
+            time, who = time_of(first, second)[0], self.strings[task]
+            marker = Marker(len(self.rows), number, text, time, who, int(pid or -1), int(cpu or -1))
+            self.markers.append(marker)
+        else:
+            self._count_other(name)
+
+    def _count_other(self, name: str) -> None:
+        self.nr_other += 1
+        self.other = self.other or name
+
+    def _loss(self, number: int, line: str) -> bool:
+        match = LOST.match(line)
+        if match is not None:
+            nr_events = match[2] or match[3]
+            how = "DROPPED" if line.rstrip().endswith("DROPPED]") else "LOST"
+            self.losses.append(Loss(len(self.rows), number, int(match[1]), int(nr_events) if nr_events else None, how))
+        return match is not None
+
+    def _unknown(self, number: int, line: str) -> None:
+        if line.startswith("cpus=") and not self._nr_events + len(self.rows):
+            self.header.append(line)
+        elif PAYLOAD_LOST.fullmatch(line):
+            self.nr_payloads_lost += 1
+            if self.nr_payloads_lost == 1:
+                text = "lines of the option raw or hex hold a number in place of the event: its fields are lost"
+                self.log.add(number, "payload", text)
+        elif _PREFIX_PART.fullmatch(line):
+            self._part = _Part(number, line, problem="no event stands here", is_prefix=True)
+        elif not STACK.fullmatch(line):
+            self.log.add(number, "skipped", f"not a line of a trace: {line[:80]!r}")
+
+    # --- lines that were wrapped ----------------------------------------------------
+
+    def _went_on(self, line: str) -> bool:
+        """Join a line to the one that waits, if it is no line of its own."""
+        part = self._part
+        assert part is not None, "it waits"
+        if part.nr_lines >= _MAX_PARTS or self._stands_alone(line, part):
+            return False
+        joined = f"{part.text.rstrip()} {line.strip()}"
+        for layout in (self._layout, *LAYOUTS[:-1]):
+            match = layout.percpu_event.fullmatch(joined)
+            if match is not None:
+                part.text, part.nr_lines = joined, part.nr_lines + 1
+                self._use(layout, joined)
+                self._take(part, layout, match)
+                return True
+        if part.is_prefix and _PREFIX_PART.fullmatch(joined):
+            part.text, part.nr_lines = joined, part.nr_lines + 1
+            return True
+        return False
+
+    def _stands_alone(self, line: str, part: _Part) -> bool:
+        if line.startswith("#") or LOST.match(line) or _PREFIX_PART.fullmatch(line[:100].split("=")[0]):
+            return True
+        layouts = LAYOUTS[:-1] if part.is_prefix else LAYOUTS
+        return any(layout.percpu_event.fullmatch(line) for layout in layouts)
+
+    def _give_up_part(self, *, is_end: bool = False) -> None:
+        """No rest came: take the event if it can stand alone, else skip it."""
+        part, self._part = self._part, None
+        if part is None:
+            return
+        is_cut = part.problem.startswith("the line ends within")
+        if part.event is not None and not is_cut and not is_end:
+            self._add(part)
+        else:
+            last = "the last line is cut: " if is_end else ""
+            self.log.add(
+                part.line, "cut" if is_end or is_cut else "skipped", f"{last}{part.problem}: {part.text[:80]!r}"
+            )

@@ -1,0 +1,177 @@
+"""Events of one block of lines: collected as the texts that a pattern found, then turned into arrays together.
+
+    match ──▶ allocs | frees | fails: tuples of text      ──▶ one array a column, in the order of the lines
+    fields read one by one ──▶ others: dictionaries
+
+No object is made an event: 40 tuples of text live for the length of a block. Equal names are one object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core import layout as L
+from ..events import RING_COLUMNS
+from ..tracepoints import Tracepoint
+from .layouts import ALLOC_GROUPS, FAIL_GROUPS, FREE_GROUPS, PREFIX_GROUPS, time_of
+from .recorded import MORE_COLUMNS
+
+__all__ = ["Extra", "Interned", "Pointers", "Rows"]
+
+Extra = tuple[tuple[str, str], ...]
+_Texts = tuple[str, ...]
+_MISSING: dict[str, tuple[Any, Any]] = dict.fromkeys(RING_COLUMNS, (np.int64, 0)) | MORE_COLUMNS
+_MISSING["digits"] = (np.int64, -1)  # behind the point of the time; -1: no time
+_FLAGS = {("0", "0"): 0, ("1", "0"): L.FLAG_RESERVED, ("0", "1"): L.FLAG_ATOMIC, ("1", "1"): 3}
+
+
+class Interned(dict[str, str]):
+    """Gives the same object for equal texts."""
+
+    def __missing__(self, text: str) -> str:
+        self[text] = text
+        return text
+
+
+class Pointers(dict[str, int]):
+    """Gives the number of an address in hexadecimal digits, and remembers how wide they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths: set[int] = set()  # digits of addresses without 0x, which kernels pad
+
+    def __missing__(self, text: str) -> int:
+        if not text.startswith("0x"):
+            self.widths.add(len(text))
+        value = self[text] = int(text, 16)
+        return value
+
+
+class Rows:
+    """The events of a block of lines.
+
+    Args:
+        strings: shared by all blocks.
+        bases: base addresses, shared by all blocks.
+    """
+
+    def __init__(self, strings: Interned, bases: Pointers) -> None:
+        self.lines: list[int] = []
+        self.extra: dict[int, Extra] = {}
+        self._strings = strings
+        self._bases = bases
+        self._allocs: tuple[list[int], list[_Texts]] = ([], [])
+        self._frees: tuple[list[int], list[_Texts]] = ([], [])
+        self._fails: tuple[list[int], list[_Texts]] = ([], [])
+        self._others: list[tuple[int, int, _Texts, dict[str, Any]]] = []
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def add(self, match: re.Match[str], line: int) -> None:
+        """Add an event that stands in its usual form."""
+        last = match.lastindex or 0
+        rows, texts = (
+            self._allocs if last <= ALLOC_GROUPS.stop else self._frees if last <= FREE_GROUPS.stop else self._fails
+        )
+        rows.append(len(self.lines))
+        texts.append(match.groups(""))
+        self.lines.append(line)
+
+    def add_read(self, point: Tracepoint, prefix: _Texts, values: dict[str, Any], extra: Extra, line: int) -> None:
+        """Add an event whose fields were read one by one; prefix: the six groups of its layout."""
+        if extra:
+            self.extra[len(self.lines)] = extra
+        self._others.append((len(self.lines), point.event, prefix, values))
+        self.lines.append(line)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Make the arrays: RING_COLUMNS and MORE_COLUMNS, and `digits` of the times."""
+        columns = {name: np.full(len(self), value, dtype) for name, (dtype, value) in _MISSING.items()}
+        columns["line"][:] = self.lines
+        self._place_allocs(columns)
+        self._place_frees(columns)
+        self._place_fails(columns)
+        for row, event, prefix, values in self._others:
+            self._place_other(columns, row, event, prefix, values)
+        return columns
+
+    def _place_allocs(self, columns: dict[str, np.ndarray]) -> None:
+        rows, texts = self._allocs
+        if not rows:
+            return
+        found = list(zip(*texts, strict=True))
+        self._place_prefix(columns, rows, found[PREFIX_GROUPS])
+        call_site, reserved, is_atomic, size, align, base_addr, off, ptr, bytes_alloc, gfp_flags = found[ALLOC_GROUPS]
+        columns["event"][rows] = L.EVENT_ALLOC
+        columns["call_site"][rows] = [self._strings[text] if text else None for text in call_site]
+        _place_request(columns, rows, (reserved, is_atomic, size, align))
+        self._place_area(columns, rows, (base_addr, off, ptr))
+        columns["bytes_alloc"][rows] = _integers(bytes_alloc)
+        flags = zip(bytes_alloc, gfp_flags, strict=True)
+        columns["gfp_flags"][rows] = [self._strings[text] if known else None for known, text in flags]
+
+    def _place_frees(self, columns: dict[str, np.ndarray]) -> None:
+        rows, texts = self._frees
+        if rows:
+            found = list(zip(*texts, strict=True))
+            self._place_prefix(columns, rows, found[PREFIX_GROUPS])
+            columns["event"][rows] = L.EVENT_FREE
+            self._place_area(columns, rows, found[FREE_GROUPS])
+
+    def _place_fails(self, columns: dict[str, np.ndarray]) -> None:
+        rows, texts = self._fails
+        if rows:
+            found = list(zip(*texts, strict=True))
+            self._place_prefix(columns, rows, found[PREFIX_GROUPS])
+            columns["event"][rows] = L.EVENT_FAIL
+            _place_request(columns, rows, found[FAIL_GROUPS])
+
+    def _place_area(self, columns: dict[str, np.ndarray], rows: list[int], found: Sequence[_Texts]) -> None:
+        base_addr, off, ptr = found
+        columns["base_addr"][rows] = [self._bases[text] for text in base_addr]
+        columns["off"][rows] = list(map(int, off))
+        columns["ptr"][rows] = [int(text, 16) for text in ptr]
+
+    def _place_prefix(self, columns: dict[str, np.ndarray], rows: list[int], found: Sequence[_Texts]) -> None:
+        task, pid, cpu, context, first, second = found
+        columns["task"][rows] = [self._strings[text] for text in task]
+        columns["pid"][rows] = _integers(pid)
+        columns["cpu"][rows] = _integers(cpu)
+        columns["context"][rows] = [self._strings[text] for text in context]
+        columns["time"][rows], columns["digits"][rows] = _times(first, second)
+
+    def _place_other(
+        self, columns: dict[str, np.ndarray], row: int, event: int, prefix: _Texts, values: dict[str, Any]
+    ) -> None:
+        self._place_prefix(columns, [row], [(text,) for text in prefix])
+        columns["event"][row] = event
+        reserved, is_atomic = values.pop("reserved", False), values.pop("is_atomic", False)
+        columns["flags"][row] = reserved * L.FLAG_RESERVED + is_atomic * L.FLAG_ATOMIC
+        for name, value in values.items():
+            columns[name][row] = self._strings[value] if isinstance(value, str) else value
+
+
+def _place_request(columns: dict[str, np.ndarray], rows: list[int], found: Sequence[_Texts]) -> None:
+    reserved, is_atomic, size, align = found
+    columns["flags"][rows] = [_FLAGS[both] for both in zip(reserved, is_atomic, strict=True)]
+    columns["size"][rows] = list(map(int, size))
+    columns["align"][rows] = list(map(int, align))
+
+
+def _integers(texts: Iterable[str]) -> list[int]:
+    """Read numbers; -1 where there is none."""
+    return [int(text) if text else -1 for text in texts]
+
+
+def _times(first: _Texts, second: _Texts) -> tuple[list[int], list[int] | int]:
+    """Read times -> times, digits behind the point (-1: no time)."""
+    lengths = set(map(len, second))
+    if len(lengths) == 1 and second[0].isdigit() and "us" not in second:
+        return [int(a + b) for a, b in zip(first, second, strict=True)], lengths.pop()
+    read = [time_of(a, b) for a, b in zip(first, second, strict=True)]
+    return [time for time, _ in read], [-1 if digits is None else digits for _, digits in read]
