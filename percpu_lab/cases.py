@@ -15,18 +15,16 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .core import layout as L
 from .errors import CaseError
 from .geometry import Geometry
+from .kernels import KERNEL_VERSIONS, KernelVersion
 from .ops import Ops
 from .units import MIB, format_bytes
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 #: larger files are refused, packed or not: a damaged or hostile case must not fill the memory
 CASE_JSON_LIMIT_BYTES = 16 * MIB
@@ -36,35 +34,8 @@ OPS_LINE_LIMIT_BYTES = 200
 _RESTORE = "restore the file from where the case came from"
 _NAME_A_CASE = "name a folder with case.json and ops.txt in it"
 
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """A kernel release whose allocator a case was recorded with.
-
-    Args:
-        name: as case.json has it.
-        allocator: the allocator of that release, in words.
-        engine: makes the engine that decides as this kernel did, from a geometry and the options of Engine.
-    """
-
-    name: str
-    allocator: str
-    engine: Callable[..., Engine]
-
-
-def _engine(geometry: Geometry, **options: Any) -> Engine:
-    from .engine import Engine
-
-    return Engine(geometry, **options)
-
-
-KERNELS: Mapping[str, Kernel] = {
-    kernel.name: kernel
-    for kernel in (
-        Kernel("v4.13-areamap", "area map", _engine),
-        Kernel("v6.12-bitmap", "bitmap", _engine),
-    )
-}
+#: the kernels whose cases can be played: those with an engine
+PLAYABLE: Mapping[str, KernelVersion] = {row.name: row for row in KERNEL_VERSIONS if row.engine}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +45,7 @@ class Case:
     Args:
         name: the name of its folder, which is also that of its output.
         what: one line that says what the case shows.
-        kernel: the name of the kernel it was recorded with, one of KERNELS.
+        kernel: the name of the kernel it was recorded with, one of PLAYABLE.
         geometry: where the allocator starts from.
         ops: what is asked of it.
     """
@@ -100,7 +71,7 @@ class Case:
         geometry = Geometry.from_case(document, where=where)
         ops = _read_ops(folder)
         _check_nr_ops(document, ops, where)
-        return cls(folder.resolve().name, what, kernel.name, geometry, ops)
+        return cls(folder.resolve().name, what, kernel, geometry, ops)
 
 
 def _read_document(folder: Path) -> tuple[Mapping[str, Any], str]:
@@ -171,12 +142,12 @@ def _field(document: Mapping[str, Any], name: str, kind: type, where: str, **def
     return value
 
 
-def _kernel(document: Mapping[str, Any], where: str) -> Kernel:
-    name = _field(document, "kernel", str, where)
-    kernel = KERNELS.get(name)
-    if kernel is None:
-        raise CaseError(f"unknown kernel {name[:80]!r}", where=where, remedy=f"a kernel is one of {', '.join(KERNELS)}")
-    return kernel
+def _kernel(document: Mapping[str, Any], where: str) -> str:
+    name: str = _field(document, "kernel", str, where)
+    if name not in PLAYABLE:
+        remedy = f"a kernel is one of {', '.join(PLAYABLE)}"
+        raise CaseError(f"unknown kernel {name[:80]!r}", where=where, remedy=remedy)
+    return name
 
 
 def _check_nr_ops(document: Mapping[str, Any], ops: Ops, where: str) -> None:

@@ -71,6 +71,7 @@ class EngineArrays:
         g[L.BIRTH_STRIDE] = info.unit_size // 2
         g[L.RING_CAPACITY] = 1 << max(ring_capacity - 1, 1).bit_length()
         g[L.STATS_ON] = stats
+        g[L.LOGS_ATOMIC_FAILURES] = geometry.kernel.logs_atomic_failures
         g[L.EVENT_MASK] = (1 << L.NR_EVENTS) - 1
         self.chunk = np.zeros(L.NR_LIST_HEADS * int(g[L.ROW_WORDS]), np.int64)
         self.map = np.zeros(0, self.model.map_type)
@@ -197,7 +198,7 @@ class EngineArrays:
             columns = np.hstack([rows[:, start : start + count], rows[:, : max(start + count - capacity, 0)]])
         lost = max(first - max(since, self.scalar(L.RING_START)), 0)
         boot_bases = int(self.chunk[self.handle(0) + L.BASE]), int(self.chunk[self.handle(-1) + L.BASE])
-        nr_cpus = self.geometry.info.nr_cpus if self.model.has_call_site else 0
+        nr_cpus = self.geometry.info.nr_cpus if self.model.kernel.alloc_fields else 0
         return EventBatch(
             dict(zip(RING_COLUMNS, columns, strict=True)),
             first,

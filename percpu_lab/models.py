@@ -18,7 +18,8 @@ from .core import areamap, bitmap
 from .core import layout as L
 from .core.slots import raw_slot
 from .errors import GeometryError, RequestError
-from .geometry import V4_13, V6_12, AllocInfo, Geometry, KernelVersion
+from .geometry import AllocInfo, Geometry
+from .kernels import V4_13, V6_12, KernelVersion
 from .units import PAGE_SIZE
 
 
@@ -198,12 +199,11 @@ class Model:
     """A kernel's allocator.
 
     Args:
-        kernel: its name and the rules of its first chunk.
+        kernel: its row of the table of kernels.
         plain: the module of percpu_lab.core that decides as this kernel did.
         map_type: type of the entries of an engine's `map`.
         set_sizes: writes what depends on the geometry into the globals.
         read_chunk: reads a chunk by its handle and slot.
-        has_call_site: its events have the fields that came with v5.19.
     """
 
     kernel: KernelVersion
@@ -211,7 +211,6 @@ class Model:
     map_type: type[np.signedinteger[Any]]
     set_sizes: Callable[[np.ndarray, AllocInfo], None]
     read_chunk: Callable[[Arrays, int, int], Any]
-    has_call_site: bool
 
     @property
     def name(self) -> str:
@@ -224,8 +223,8 @@ class Model:
         return self.plain.__name__.rpartition(".")[2]
 
 
-AREA_MAP = Model(V4_13, areamap, np.int32, _areamap_sizes, _areamap_chunk, has_call_site=False)
-BITMAP = Model(V6_12, bitmap, np.int64, _bitmap_sizes, _bitmap_chunk, has_call_site=True)
+AREA_MAP = Model(V4_13, areamap, np.int32, _areamap_sizes, _areamap_chunk)
+BITMAP = Model(V6_12, bitmap, np.int64, _bitmap_sizes, _bitmap_chunk)
 MODELS: Mapping[str, Model] = MappingProxyType({model.name: model for model in (AREA_MAP, BITMAP)})
 
 

@@ -13,17 +13,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .cases import KERNELS, Case
+from .cases import Case
 from .core import layout as L
+from .engine import Engine
 from .models import BITMAP, AnyChunkState, BitmapChunkState
 from .stats import read_stats
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 #: events the ring of an engine keeps while a case is played
 RING_CAPACITY = 1 << 17
@@ -64,7 +62,7 @@ def play(case: Case, out_dir: str | Path, *, jit: str | None = None) -> Played:
         KernelBugError: the case leads the kernel itself into a crash; the files tell of everything before that.
         OSError: a file cannot be written.
     """
-    engine = KERNELS[case.kernel].engine(case.geometry, ring_capacity=RING_CAPACITY, history=False, jit=jit)
+    engine = Engine(case.geometry, ring_capacity=RING_CAPACITY, history=False, jit=jit)
     with ExitStack() as stack:
         recorder = _Recorder(engine, Path(out_dir), stack)
         return Played(case.name, len(case.ops), _run(case, engine, recorder))

@@ -4,8 +4,8 @@
       TRACEPOINTS[EVENT_FREE].fields   <- read from the class; text in and text out follow from it
       percpu_free_percpu: base_addr=ffff888100000000 off=8192 ptr=0000000000002000
 
-The fields are those of Linux v4.13 (spec 9); `call_site`, `bytes_alloc` and `gfp_flags` came with v5.19
-and are None before.
+The fields are those of Linux v4.13 (spec 9). What came later, `call_site`, `bytes_alloc` and `gfp_flags`, is None
+before: the table of kernels says since when.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from .core import layout as L
 from .errors import RequestError, TraceFormatError
+from .kernels import KERNEL_VERSIONS, V4_13
 
 __all__ = [
     "PREFIXES",
@@ -145,7 +146,7 @@ class PercpuAllocPercpu(Event):
 
     name: ClassVar[str] = "percpu_alloc_percpu"
     event: ClassVar[int] = L.EVENT_ALLOC
-    call_site: Annotated[str | None, SYMBOL, "v5.19"] = field(default=None, kw_only=True)
+    call_site: Annotated[str | None, SYMBOL] = field(default=None, kw_only=True)
     reserved: Annotated[bool, BOOL]
     is_atomic: Annotated[bool, BOOL]
     size: Annotated[int, SIZE]
@@ -153,8 +154,8 @@ class PercpuAllocPercpu(Event):
     base_addr: Annotated[int, PTR]
     off: Annotated[int, INT]
     ptr: Annotated[int, PTR]
-    bytes_alloc: Annotated[int | None, SIZE, "v5.19"] = field(default=None, kw_only=True)
-    gfp_flags: Annotated[str | None, FLAGS, "v5.19"] = field(default=None, kw_only=True)
+    bytes_alloc: Annotated[int | None, SIZE] = field(default=None, kw_only=True)
+    gfp_flags: Annotated[str | None, FLAGS] = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -207,12 +208,12 @@ class EventField:
 
     name: str
     kind: FieldKind
-    since: str = "v4.13"
+    since: str = V4_13.release
 
     @property
     def optional(self) -> bool:
         """Tell whether a text may lack the field, being of an older kernel."""
-        return self.since != "v4.13"
+        return self.since != V4_13.release
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +251,13 @@ class Tracepoint:
 def _define(record: type[Event]) -> Tracepoint:
     hints = get_type_hints(record, include_extras=True)
     marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in dataclasses.fields(record)}
-    fields = tuple(EventField(name, *mark) for name, mark in marks.items() if mark)
+    fields = tuple(EventField(name, mark[0], _since(name)) for name, mark in marks.items() if mark)
     return Tracepoint(record.name, record.event, fields, record)
+
+
+def _since(name: str) -> str:
+    """Find the first release that prints a field."""
+    return next((row.release for row in KERNEL_VERSIONS if name in row.alloc_fields), V4_13.release)
 
 
 TRACEPOINTS: tuple[Tracepoint, ...] = tuple(

@@ -565,14 +565,14 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
         unlock_all(s, is_atomic)
         return 0
     if reason != L.REASON_NONE:
-        return fail(s, size, align, reserved, is_atomic, reason, not is_atomic)
+        return fail(s, size, align, reserved, is_atomic, reason)
     pcpu_stats_area_alloc(s, c, size)
     spin_unlock(s)
     if not is_atomic:
         if not populate_area(s, c, off, size):
             spin_lock(s)
             pcpu_free_area(s, c, off)
-            return fail(s, size, align, reserved, is_atomic, L.REASON_POPULATE, True)
+            return fail(s, size, align, reserved, is_atomic, L.REASON_POPULATE)
         mutex_unlock(s)
     pcpu_update_empty_pages(s, c, -occ_pages)
     if g[L.NR_EMPTY_POP_PAGES] < PCPU_EMPTY_POP_PAGES_LOW:

@@ -835,7 +835,7 @@ def pcpu_alloc(s, size, align, reserved, is_atomic):
         if not is_atomic and not populate_unlocked(s, c, off, size):
             reason = L.REASON_POPULATE
     if reason != L.REASON_NONE:
-        return fail(s, size, align, reserved, is_atomic, reason, True)
+        return fail(s, size, align, reserved, is_atomic, reason)
     spin_unlock(s)
     if not is_atomic:
         mutex_unlock(s)

@@ -51,6 +51,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     BALANCE_PENDING,
     AUTO_BALANCE,  # run the balance work at the end of the op that made it pending
     WARN_LIMIT,
+    LOGS_ATOMIC_FAILURES,  # a choice of the kernel: failures of atomic requests are logged, too
     TEMP_PAGES_READY,  # the temporary page array of the vm backing exists
     # percpu_stats
     STATS_ON,
@@ -99,7 +100,7 @@ Addresses are kept relative to the first chunk's base, so that they fit an int64
     FAULT_SKIP_PAGE,
     FAULT_SKIP_PTMAP,
     NR_SCALARS,
-) = range(74)
+) = range(75)
 
 FAULT_MEM, FAULT_VM, FAULT_PAGE, FAULT_PTMAP, NR_FAULT_KINDS = range(5)
 FAULT_KINDS = ("mem", "vm", "page", "ptmap")

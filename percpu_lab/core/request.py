@@ -61,17 +61,13 @@ def hand_out(s, c, off, size, align, reserved, is_atomic):
 
 
 @kernel
-def fail(s, size, align, reserved, is_atomic, reason, warns):
-    """Report a failed request and release its locks -> NULL.
-
-    Args:
-        warns: write to the kernel log, as long as the limit allows.
-    """
+def fail(s, size, align, reserved, is_atomic, reason):
+    """Report a failed request and release its locks -> NULL; the log has it as long as its limit allows."""
     g = s.g
     spin_unlock(s)
     flags = reserved * L.FLAG_RESERVED | is_atomic * L.FLAG_ATOMIC | reason << L.REASON_SHIFT
     trace_event(s, L.EVENT_FAIL, 0, 0, size, align, flags, 0)
-    if warns and g[L.WARN_LIMIT] > 0:
+    if g[L.WARN_LIMIT] > 0 and (g[L.LOGS_ATOMIC_FAILURES] or not is_atomic):
         log_line(s, L.LOG_FAILED, size, align, is_atomic, reason)
         g[L.WARN_LIMIT] -= 1
         if g[L.WARN_LIMIT] == 0:
