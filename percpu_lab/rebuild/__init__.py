@@ -1,6 +1,8 @@
 """A recording rebuilt at any moment, and compared with what the kernel said of itself."""
 
+from .comparison import Comparison, ReadingCheck, ReadingChecks
 from .holders import Holders, Names
+from .readings import check_readings
 from .rebuilt import LostFrees, Rebuilt
 from .space import Space
 from .tables import AreaTable, ChunkTable, Counters
@@ -15,10 +17,14 @@ __all__ = [
     "NEVER",
     "AreaTable",
     "ChunkTable",
+    "Comparison",
     "Counters",
     "Holders",
     "LostFrees",
     "Names",
+    "ReadingCheck",
+    "ReadingChecks",
     "Rebuilt",
     "Space",
+    "check_readings",
 ]

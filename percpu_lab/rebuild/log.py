@@ -132,8 +132,12 @@ class _Boot:
         return np.flatnonzero((self.identity == identity) & (self.event <= L.EVENT_FREE))
 
     def _is_reserved(self, identity: int) -> bool:
-        flags = np.concatenate([part.flags for part in self.parts])
-        return bool((flags[self._rows(identity)] & L.FLAG_RESERVED).any())
+        """Whether a chunk serves reserved requests alone; without a reserved chunk they are served as any other."""
+        if self.space is not None and self.space.reserved == (0, 0):
+            return False
+        rows = self._rows(identity)
+        flags = np.concatenate([part.flags for part in self.parts])[rows[self.event[rows] == L.EVENT_ALLOC]]
+        return len(flags) > 0 and bool((flags & L.FLAG_RESERVED).all())
 
     def _fits_first(self, identity: int) -> bool:
         """Whether all areas of a chunk lie where the first chunk has room, and it was never destroyed."""

@@ -61,7 +61,7 @@ class LostFrees:
 class Rebuilt:
     """The state of a recorded machine at any row of its trace, from its events alone.
 
-    >>> from percpu_lab.recorded import read_golden_trace
+    >>> from percpu_lab.traces.read import read_golden_trace
     >>> line = "{}\\tpercpu_alloc_percpu: reserved=0 is_atomic=0 size=60 align=8 base_addr=0x1000 off={} ptr=0x0\\n"
     >>> trace = read_golden_trace(line.format(0, 0) + line.format(1, 64))
     >>> rebuilt = Rebuilt.of(trace, Unit(65536, 8192, 0, 57344, {0: 0}))
