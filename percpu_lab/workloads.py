@@ -2,6 +2,7 @@
 
     percpu_test    allocate, free in a set order, maybe refill: the patterns of a kernel test module
     random_mix     objects come and go around a target, their sizes and lifetimes drawn from a seeded generator
+    cgroup_churn   groups of objects as control groups make them; most are freed, and the rest pins the pages
 
 >>> WORKLOADS["kernel_mix"].build(nr_ops=1000, live=100, seed=3)
 <Ops: 1,000 ops, 544 ids>
@@ -79,6 +80,45 @@ def _phases(phases: list[Ops], observe: bool) -> Ops:
         marks = _AT_END if is_last else _AFTER_PHASES[number]
         parts += [phase, *(Ops.single(mark) for mark in marks if observe or mark == "balance")]
     return Ops.concat(parts)
+
+
+# --- groups that are freed whole -------------------------------------------------
+
+#: (size, align) of what a Debian 6.1 kernel with 4 CPUs allocates for a new control group, in this order; a recording
+#: of 91 groups has 91 times as much. 1064 and 688 are the statistics of the memory controller, 128 is pressure stall
+#: information, 8 are references.
+CGROUP_REQUESTS = (
+    (8, 8), (64, 8), (128, 64), (8, 8), (8, 8), (8, 8), (8, 8), (1064, 8), (688, 8), (4, 4), (8, 8), (8, 8), (32, 8),
+    (8, 8), (8, 8),
+)  # fmt: skip
+
+
+def cgroup_churn(*, nr_groups: int = 11_000, keep_every: int = 11, balance_every: int = 1) -> Ops:
+    """Make control groups, and remove all but every keep_every-th: what stays is spread over all chunks.
+
+    >>> cgroup_churn(nr_groups=22)
+    <Ops: 672 ops, 330 ids>
+
+    Args:
+        nr_groups: how many are made, each with the areas of CGROUP_REQUESTS.
+        keep_every: the first of each so many stays.
+        balance_every: after every how many groups the balance work gets its chance; 0 never.
+
+    Raises:
+        RequestError: a number is too small.
+    """
+    _check_counts(nr_groups=(nr_groups, 1), keep_every=(keep_every, 1), balance_every=(balance_every, 0))
+    size, align = np.tile(np.array(CGROUP_REQUESTS), (nr_groups, 1)).T
+    ids = np.arange(len(size)).reshape(nr_groups, -1)
+    removed = np.arange(nr_groups) % keep_every != 0
+    made, freed = Ops.alloc(ids.ravel(), size, align), Ops.free(ids[removed].ravel())
+    return Ops.concat([_with_balance(part, balance_every * ids.shape[1]) for part in (made, freed)])
+
+
+def _with_balance(ops: Ops, every: int) -> Ops:
+    """Let the balance work have its chance after every so many ops."""
+    places = np.arange(every, len(ops) + 1, every) if every else np.zeros(0, np.int64)
+    return Ops(np.insert(ops.array, places, Ops.single("balance").array, axis=1))
 
 
 # --- sizes -----------------------------------------------------------------------
@@ -338,6 +378,7 @@ WORKLOADS: Mapping[str, Workload] = {
         _pattern(3, "objects of one size, freed in reverse: each chunk empties from the top"),
         _pattern(5, "every fill-th object freed and allocated anew: holes are found again; then freed forward"),
         _pattern(6, "every fill-th object freed and allocated anew: holes are found again; then freed backward"),
+        _entry("cgroup_churn", "control groups, 10 of 11 removed: the rest pins pages all over", cgroup_churn, {}),
         _mix("kernel_mix", "the requests of a running kernel, freed at random", "sizes", sizes="kernel"),
         _mix("uniform", "sizes and alignments with nothing in common: much fragmentation", "sizes", sizes="uniform"),
         _mix("loguniform", "sizes from 1 to 4096 bytes, as many per power of two", "sizes", sizes="loguniform"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 from percpu_lab.core import layout as L
 from percpu_lab.errors import RequestError
 from percpu_lab.ops import Ops
-from percpu_lab.workloads import LIFETIMES, SIZE_MIXES, WORKLOADS, percpu_test, random_mix
+from percpu_lab.workloads import (
+    CGROUP_REQUESTS,
+    LIFETIMES,
+    SIZE_MIXES,
+    WORKLOADS,
+    cgroup_churn,
+    percpu_test,
+    random_mix,
+)
 
 mixes = st.fixed_dictionaries(
     {
@@ -91,6 +100,24 @@ def test_percpu_test_knows_its_patterns() -> None:
         percpu_test(4)
 
 
+# --- groups ------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 4))
+def test_cgroup_churn_keeps_one_group_of_so_many(nr_groups: int, keep_every: int, balance_every: int) -> None:
+    ops = cgroup_churn(nr_groups=nr_groups, keep_every=keep_every, balance_every=balance_every)
+    counts = live_counts(ops)
+    assert max(counts) == nr_groups * len(CGROUP_REQUESTS)
+    assert counts[-1] == -(-nr_groups // keep_every) * len(CGROUP_REQUESTS)
+    assert bool((kinds(ops) == L.OP_BALANCE).any()) is (0 < balance_every <= nr_groups)
+
+
+def test_a_control_group_asks_for_what_the_recorded_kernel_asked_for() -> None:
+    text = (Path(__file__).parent / "data" / "cgroup_mkdir.txt").read_text(encoding="utf-8")
+    fields = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in text.splitlines()]
+    assert [(int(event["size"]), int(event["align"])) for event in fields if event] == list(CGROUP_REQUESTS)
+
+
 # --- random mixes ------------------------------------------------------------------------
 
 
@@ -108,7 +135,7 @@ def test_the_same_numbers_give_the_same_script(choices: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("lifetime", "crc"),
-    [("fifo", 0xcc4d2b65), ("lifo", 0x19858567), ("random", 0xfd9a971a), ("generational", 0x4b36782b)],
+    [("fifo", 0xCC4D2B65), ("lifo", 0x19858567), ("random", 0xFD9A971A), ("generational", 0x4B36782B)],
 )
 def test_a_seed_gives_the_same_script_for_ever(lifetime: str, crc: int) -> None:
     ops = random_mix(nr_ops=5000, live=200, seed=7, sizes="kernel", lifetime=lifetime)
@@ -199,7 +226,8 @@ def test_an_argument_out_of_range_is_named(argument: str, value: Any) -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_workload_builds_with_its_own_parameters(name: str) -> None:
     workload = WORKLOADS[name]
-    small = {"nr_ops": 2000, "live": 100} if "nr_ops" in workload.parameters else {"nr_objects": 100}
+    sizes = {"nr_ops": 2000, "live": 100, "nr_objects": 100, "nr_groups": 30}
+    small = {name: size for name, size in sizes.items() if name in workload.parameters}
     ops = workload.build(**small)
     live_counts(ops)
     assert workload.description

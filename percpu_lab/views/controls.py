@@ -24,11 +24,27 @@ def _wrapped() -> widgets.Layout:
     return widgets.Layout(flex_flow="row wrap")
 
 
-class Board(Protocol):
-    """What controls ask of a dashboard; every call may come from any thread, even during a cell."""
+class Mover(Protocol):
+    """What moves through ops; every call may come from any thread, even during a cell."""
 
     def ask(self, command: Callable[[], None]) -> None:
         """Have a command done at the next safe point."""
+
+    def play(self, pace: float) -> None:
+        """Go on by itself, at a pace in ops per second."""
+
+    def pause(self) -> None:
+        """Stop playing."""
+
+    def step(self, nr_ops: int) -> None:
+        """Go on by some ops."""
+
+    def seek(self, op: int) -> None:
+        """Go to an op of a recording."""
+
+
+class Board(Mover, Protocol):
+    """What controls ask of a dashboard; every call may come from any thread, even during a cell."""
 
     def alloc(self, size: int, align: int, gfp: int, reserved: bool) -> None:
         """Allocate, and select what came of it."""
@@ -44,18 +60,6 @@ class Board(Protocol):
 
     def load(self, workload: str, seed: int) -> None:
         """Take a workload to be played from its start."""
-
-    def play(self, pace: float) -> None:
-        """Go on by itself, at a pace in ops per second."""
-
-    def pause(self) -> None:
-        """Stop playing."""
-
-    def step(self, nr_ops: int) -> None:
-        """Go on by some ops."""
-
-    def seek(self, op: int) -> None:
-        """Go to an op of a recording."""
 
 
 def _button(text: str, tip: str, act: Callable[[], None], icon: str = "") -> widgets.Button:
@@ -122,7 +126,7 @@ class PaceControls(widgets.HBox):
     """Play, pause and step, at a pace."""
 
     def __init__(
-        self, board: Board, first: tuple[widgets.Widget, ...] = (), *, steps: tuple[int, ...] = (1, 100)
+        self, board: Mover, first: tuple[widgets.Widget, ...] = (), *, steps: tuple[int, ...] = (1, 100)
     ) -> None:
         self.pace = widgets.FloatLogSlider(
             value=200, base=10, min=0, max=5, step=0.1, readout_format=",.0f", description="pace (ops/s)", style=_WORDS,
@@ -139,21 +143,21 @@ class PaceControls(widgets.HBox):
         ]  # fmt: skip
         super().__init__([*first, play, pause, *stepping, self.pace], layout=_wrapped())
 
-    def _play(self, board: Board) -> Callable[[], None]:
+    def _play(self, board: Mover) -> Callable[[], None]:
         def act() -> None:
             self._playing = True
             board.play(self.pace.value)
 
         return act
 
-    def _pause(self, board: Board) -> Callable[[], None]:
+    def _pause(self, board: Mover) -> Callable[[], None]:
         def act() -> None:
             self._playing = False
             board.pause()
 
         return act
 
-    def _change_pace(self, board: Board) -> Callable[[], None]:
+    def _change_pace(self, board: Mover) -> Callable[[], None]:
         return lambda: board.play(self.pace.value) if self._playing else None
 
 
@@ -181,7 +185,7 @@ class WorkloadControls(widgets.VBox):
 class RecordingControls(widgets.VBox):
     """Move through a recorded run: a slider over its ops, play, pause, steps both ways."""
 
-    def __init__(self, board: Board, first_op: int, last_op: int, now: int) -> None:
+    def __init__(self, board: Mover, first_op: int, last_op: int, now: int) -> None:
         self.op = widgets.IntSlider(
             value=now, min=first_op, max=last_op, description="op", continuous_update=True, style=_WORDS,
             layout=_wide("95%"),
@@ -190,7 +194,7 @@ class RecordingControls(widgets.VBox):
         self.op.observe(lambda change: self._moved(board, change["new"]), "value")
         super().__init__([self.op, PaceControls(board, steps=(-100, -1, 1, 100))])
 
-    def _moved(self, board: Board, op: int) -> None:
+    def _moved(self, board: Mover, op: int) -> None:
         if op != self._told:  # else the slider follows the run, and the run need not follow the slider
             board.ask(lambda: board.seek(op))
 

@@ -106,7 +106,7 @@ class Dashboard:
     def _build_figure(self) -> None:
         self.shared = Shared()
         self.views = [VIEWS[name]() for name in self.view_names]
-        self._summary, self._tail = _plain_text(), _plain_text()
+        self._summary, self._tail = plain_text(), plain_text()
         roots = [view.build(self.shared) for view in self.views]
         for name, root in zip(self.view_names, roots, strict=True):
             root.name = name
@@ -380,7 +380,8 @@ def tail(events: Events, is_tracing: bool = True) -> str:
     return "\n".join(f"{event.op:>8,}  {event}" for event in events) or "no events yet"
 
 
-def _plain_text() -> PreText:
+def plain_text() -> PreText:
+    """Make a piece of text that is shown as it is, never as markup."""
     return PreText(text="", stylesheets=[InlineStyleSheet(css=_TEXT_CSS)], sizing_mode="stretch_width")
 
 
