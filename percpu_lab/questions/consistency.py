@@ -1,0 +1,155 @@
+"""Can the recording itself be trusted?
+
+damage    events lost, frees without allocation, memory handed out twice, two boots     answers may be wrong
+note      clocks that step back, phases without an end, lines that were skipped         good to know
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..plain import count, format_seconds
+from .answer import Answer
+from .subject import Subject
+
+Weight = Literal["damage", "note"]
+_BOOT_STEP_SECONDS = 1.0
+_BOOT_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is odd about a recording.
+
+    Args:
+        weight: damage, if answers may be wrong; else note.
+        kind: in a word or two.
+        nr: how often.
+        line: of the file, where it was first seen; None if it has none.
+        text: what it is.
+    """
+
+    weight: Weight
+    kind: str
+    nr: int
+    line: int | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Consistency(Answer):
+    """What is odd about a recording, damage first.
+
+    Args:
+        nr_events: events of the trace.
+        nr_lost: events that the trace itself reports lost.
+    """
+
+    nr_events: int
+    nr_lost: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was found that makes answers wrong."""
+        return not any(row.weight == "damage" for row in self.rows)
+
+    def headline(self) -> str:
+        """Give the answer in one sentence."""
+        events = count(self.nr_events, "event")
+        if self.is_sound:
+            return f"{events}, nothing missing that shows: the recording is consistent"
+        kinds = ", ".join(f"{row.nr:,} {row.kind}" for row in self.rows if row.weight == "damage")
+        return f"{events}, and damage: {kinds}"
+
+
+def consistency(subject: Any) -> Consistency:
+    """Say what is missing, contradictory or strange in a recording.
+
+    Args:
+        subject: a Recording or a trace.
+    """
+    whole = Subject.of(subject)
+    trace = whole.trace
+    found = [*_lost(trace), *_contradictions(whole), *_clock(whole), *_phases(trace), *_oddities(whole)]
+    found.sort(key=lambda row: (row.weight != "damage", -row.nr))
+    nr_lost = int(trace.lost)
+    certain = ("frees fire under the allocator's lock, so each must find its allocation before it",)
+    silent = "events can be lost without a trace of it, such as when the ring is resized"
+    return Consistency(rows=tuple(found), nr_events=len(trace), nr_lost=nr_lost, certain=certain, inferred=(silent,))
+
+
+def _line(trace: Any, row: int) -> int | None:
+    lines = getattr(trace, "line", None)
+    return int(lines[row]) if lines is not None and 0 <= row < len(lines) else None
+
+
+def _lost(trace: Any) -> Iterator[Finding]:
+    by_how: dict[str, list[Any]] = {}
+    for loss in getattr(trace, "losses", ()):
+        by_how.setdefault(loss.how, []).append(loss)
+    for how, losses in by_how.items():
+        nr = sum(loss.nr_events or 0 for loss in losses)
+        places = count(len(losses), "place")
+        yield Finding("damage", "events lost", nr, losses[0].line, f"the trace says so in {places} ({how})")
+
+
+def _contradictions(whole: Subject) -> Iterator[Finding]:
+    rebuilt, trace = whole.rebuilt, whole.trace
+    assert rebuilt is not None
+    chunks = rebuilt.chunks
+    cases = (
+        (rebuilt.unmatched_frees, "unmatched frees", "their areas were allocated before the recording, or unseen"),
+        (rebuilt.lost_frees.row, "lost frees", "memory was handed out again, or its chunk destroyed, before its free"),
+        (rebuilt.lost_destroys, "lost destructions", "a chunk appeared at an address where another still stood"),
+        (chunks.created[chunks.is_creation_lost], "lost creations", "a chunk is used that was never created"),
+    )
+    for rows, kind, text in cases:
+        if len(rows):
+            weight: Weight = "note" if kind == "unmatched frees" and not trace.lost else "damage"
+            yield Finding(weight, kind, len(rows), _line(trace, int(rows[0])), text)
+
+
+def _clock(whole: Subject) -> Iterator[Finding]:
+    trace = whole.trace
+    digits = getattr(trace, "time_digits", None)
+    if not digits or len(trace) < 2:
+        return
+    step = np.diff(trace.time) / 10.0**digits
+    back = np.flatnonzero(step < 0)
+    before = trace.time[back] / 10.0**digits
+    boots = back[(-step[back] > _BOOT_STEP_SECONDS) & (-step[back] > _BOOT_SHARE * before)]
+    if len(boots):
+        text = f"the clock falls by {format_seconds(-float(step[boots].min()))}: two boots in one file, cut it there"
+        yield Finding("damage", "boots", len(boots) + 1, _line(trace, int(boots[0]) + 1), text)
+    small = np.setdiff1d(back, boots)
+    if len(small):
+        text = f"clocks of the CPUs differ, by {format_seconds(-float(step[small].min()))} at most; file order is kept"
+        yield Finding("note", "steps back", len(small), _line(trace, int(small[0]) + 1), text)
+
+
+def _phases(trace: Any) -> Iterator[Finding]:
+    open_: Counter[str] = Counter()
+    for marker in getattr(trace, "markers", ()):
+        word, _, rest = marker.text.partition(" ")
+        name = f"{word.removesuffix('BEGIN').removesuffix('END')}{rest.split(' ')[0]}"
+        if word.endswith("BEGIN"):
+            open_[name] += 1
+        elif word.endswith("END") and open_[name]:
+            open_[name] -= 1
+    left = [name for name, nr in open_.items() if nr]
+    if left:
+        yield Finding("note", "phases open", len(left), None, f"markers with BEGIN but no END: {', '.join(left[:5])}")
+
+
+def _oddities(whole: Subject) -> Iterator[Finding]:
+    by_kind: dict[str, list[Any]] = {}
+    found = whole.recording.oddities if whole.recording is not None else getattr(whole.trace, "oddities", ())
+    for oddity in found:
+        by_kind.setdefault(oddity.kind, []).append(oddity)
+    for kind, oddities in by_kind.items():
+        yield Finding("note", kind, len(oddities), oddities[0].line, oddities[0].text)

@@ -1,0 +1,171 @@
+"""What a question can be asked of, and what all questions need of it.
+
+Recording, trace ──▶ Rebuilt ──▶ ledger, snapshots at any row, notes on what is missing
+Allocator        ──▶ Rebuilt of its ring if that lost nothing, else the live areas alone; the engine itself
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..allocator import Allocator
+from ..columns import Snapshot, Unit, snapshot
+from ..engine import Engine
+from ..errors import RequestError
+from ..events import Events
+from ..geometry import AllocInfo
+from ..plain import count
+from ..rebuild import Rebuilt
+from .ledger import Ledger
+
+if TYPE_CHECKING:
+    from ..traces.recording import Recording
+
+Notes = dict[str, tuple[str, ...]]
+At = int | str | None
+
+
+class Subject:
+    """A recording, a trace or a simulated allocator, made ready for questions.
+
+    >>> Subject.of(Allocator())
+    <Subject: Allocator>
+
+    Args:
+        source: what the questions are about.
+        rebuilt: its events rebuilt; None where only the live areas are known.
+        recording: the recording, where it is one.
+        engine: the engine, where it is simulated.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        rebuilt: Rebuilt | None = None,
+        recording: Recording | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        self.source, self.rebuilt, self.recording, self.engine = source, rebuilt, recording, engine
+
+    def __repr__(self) -> str:
+        return f"<Subject: {type(self.source).__name__}>"
+
+    @classmethod
+    def of(cls, source: Any) -> Subject:
+        """Make anything ready that has areas.
+
+        Raises:
+            RequestError: it has none.
+        """
+        if isinstance(source, Subject):
+            return source
+        if isinstance(source, Rebuilt):
+            return cls(source, rebuilt=source)
+        if isinstance(source, Events):
+            return cls(source, rebuilt=Rebuilt.of(source))
+        if isinstance(source, (Allocator, Engine)):
+            return cls._of_engine(source, source.engine if isinstance(source, Allocator) else source)
+        if isinstance(getattr(source, "trace", None), Events):
+            return cls(source, rebuilt=Rebuilt(source), recording=source)
+        raise RequestError(
+            f"no question can be asked of {type(source).__name__!r}",
+            where="subject",
+            remedy="give what open_trace returned, a trace, or an Allocator",
+        )
+
+    @classmethod
+    def _of_engine(cls, source: Any, engine: Engine) -> Subject:
+        events = engine.events(0)
+        if not events.lost:
+            rebuilt = Rebuilt.of(events, Unit.of(engine.geometry.info), engine.geometry.kernel)
+            if len(rebuilt.live(rebuilt.last_row)) == snapshot(engine).nr_in_use:  # no event was filtered
+                return cls(source, rebuilt=rebuilt, engine=engine)
+        return cls(source, engine=engine)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The areas."""
+        if self.rebuilt is not None:
+            return Ledger.of_rebuilt(self.rebuilt)
+        assert self.engine is not None
+        return Ledger.of_snapshot(snapshot(self.engine))
+
+    @property
+    def trace(self) -> Any:
+        """The events; None where only the live areas are known."""
+        return self.rebuilt.trace if self.rebuilt is not None else None
+
+    @property
+    def info(self) -> AllocInfo | None:
+        """The geometry, where it is known."""
+        if self.engine is not None:
+            return self.engine.geometry.info
+        geometry = self.recording.geometry if self.recording is not None else None
+        return geometry.info if geometry is not None else None
+
+    @property
+    def least_size(self) -> int:
+        """Bytes that every size is rounded up to a multiple of."""
+        if self.rebuilt is not None:
+            return self.rebuilt.space.least_size
+        assert self.engine is not None
+        return self.engine.geometry.kernel.least_size
+
+    def moment(self, at: At) -> int:
+        """Find a moment: a row of the trace, or the first marker with a text in it; None is the end.
+
+        Raises:
+            RequestError: the trace has no such row or marker.
+        """
+        last = self.ledger.nr_rows
+        if at is None:
+            return last
+        if isinstance(at, str):
+            row: int = self.marker(at).row
+            return row
+        if not 0 <= at <= last:
+            raise RequestError(f"there is no row {at:,}", where="at", remedy=f"give 0 to {last:,}")
+        return at
+
+    def marker(self, text: str) -> Any:
+        """Find the first marker with a text in it.
+
+        Raises:
+            RequestError: there is none.
+        """
+        markers = getattr(self.trace, "markers", ())
+        for marker in markers:
+            if text in marker.text:
+                return marker
+        known = ", ".join(dict.fromkeys(repr(marker.text) for marker in markers[:8])) or "none"
+        raise RequestError(f"no marker has {text!r} in it", where="marker", remedy=f"the first markers are: {known}")
+
+    def snapshot(self, at: At = None) -> Snapshot:
+        """Give what is where at a moment."""
+        if self.engine is not None and at is None:
+            return snapshot(self.engine)
+        if self.rebuilt is None:
+            raise RequestError("the ring of the trace lost events", where="at", remedy="make trace_events larger")
+        return self.rebuilt.snapshot(self.moment(at))
+
+    def notes(self) -> Notes:
+        """Say what the events of the subject prove, and what they leave open."""
+        certain, inferred = [], []
+        if self.rebuilt is None:
+            certain.append("read off the allocator itself; its ring kept no events from before")
+        else:
+            lost, unmatched = self.rebuilt.trace.lost, len(self.rebuilt.unmatched_frees)
+            lost_frees = len(self.rebuilt.lost_frees)
+            if lost:
+                inferred.append(f"{count(lost, 'event')} lost: areas may be missing, and freed ones seem live")
+            if lost_frees:
+                certain.append(f"{count(lost_frees, 'free')} not recorded: the memory was handed out again, or went")
+            if unmatched:
+                inferred.append(
+                    f"{count(unmatched, 'free')} of areas from before the recording: others from then are not seen"
+                )
+            if not (lost or unmatched or lost_frees):
+                certain.append("every free belongs to a recorded allocation, and no event is reported lost")
+        return {"certain": tuple(certain), "inferred": tuple(inferred)}

@@ -1,0 +1,110 @@
+"""What all verbs share: how they enter the command line, open what they are given, and print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..plain import one_line
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+Verbs = Any  # what ArgumentParser.add_subparsers returns; argparse keeps the type to itself
+Run = Callable[[argparse.Namespace], int]
+
+PATH_HELP = "folder of a recording, trace file (.gz too, trace.dat too), or - for standard input"
+
+
+def verb(verbs: Verbs, name: str, run: Run, summary: str, description: str) -> argparse.ArgumentParser:
+    """Enter a verb with the function that carries it out."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=summary, description=f"{summary}.\n\n{description}", formatter_class=raw
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    """Take the path of a recording, and --json."""
+    parser.add_argument("path", metavar="PATH", help=PATH_HELP)
+    add_json(parser)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Take --json."""
+    parser.add_argument("--json", action="store_true", help="write JSON instead of text")
+
+
+def open_recording(path: str) -> Any:
+    """Open what a user named: a folder, a file, or - for standard input.
+
+    Raises:
+        LabError, OSError: it cannot be read.
+    """
+    from ..traces.read import read_trace
+    from ..traces.recording import Recording, open_trace
+
+    with Progress(path) as progress:
+        if path == "-":
+            return Recording("standard input", Path("-"), read_trace("-", progress=progress.reading))
+        return open_trace(path, progress=progress.reading)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    print(text)
+
+
+def write_json(value: Any) -> None:
+    """Print a value as JSON."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=True)
+    print()
+
+
+def complain(error: BaseException) -> None:
+    """Write an error as one line on standard error."""
+    print(f"percpu_lab: {one_line(_message(error))}", file=sys.stderr)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+class Progress:
+    """A line on standard error that says how far the work is, if someone looks at it there.
+
+    Args:
+        what: is being done or read.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = one_line(what)
+        self._shown = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._show("")
+
+    def reading(self, nr_done: int, nr_all: int | None) -> None:
+        """Say how many bytes were read; `nr_all` is None of a pipe."""
+        done = f"{nr_done / (1 << 20):,.0f} MiB" if not nr_all else f"{min(nr_done / nr_all, 1):.0%}"
+        self._show(f"reading {self._what}: {done}")
+
+    def working(self, nr_done: int, nr_all: int) -> None:
+        """Say how many events were worked on."""
+        self._show(f"{self._what}: {nr_done:,} of {nr_all:,} events")
+
+    def _show(self, text: str) -> None:
+        if text == self._shown or not sys.stderr.isatty():
+            return
+        sys.stderr.write(f"\r{text.ljust(len(self._shown))}" if text else f"\r{' ' * len(self._shown)}\r")
+        sys.stderr.flush()
+        self._shown = text

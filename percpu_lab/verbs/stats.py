@@ -1,0 +1,88 @@
+"""The verb `stats`: read percpu_stats files, check them, compare them."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LabError, TraceFormatError
+from ..plain import count
+from .common import OK, Verbs, add_json, say, verb, write_json
+
+if TYPE_CHECKING:
+    from ..stats import PercpuStats
+
+_LIMIT_BYTES = 64 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def add_stats(verbs: Verbs) -> None:
+    """Enter `stats`."""
+    parser = verb(
+        verbs,
+        "stats",
+        _stats,
+        "read percpu_stats of any kernel, check that its numbers agree, compare two",
+        """\
+A FILE is /sys/kernel/debug/percpu_stats or a mail that quotes it, .gz too, - for standard input. If it holds two
+readings, or two files are named, what changed between them is written, too.""",
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+", help="percpu_stats, one or two files")
+    add_json(parser)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from ..questions import diff, lint
+    from ..stats import as_json
+    from ..stats import lint as findings
+
+    if len(args.files) > 2:
+        raise LabError(f"{len(args.files)} files", where="stats", remedy="name one or two")
+    readings = [reading for name in args.files for reading in _readings(name)]
+    first = readings[0][1]
+    change = diff(first, readings[-1][1]) if len(readings) > 1 else None
+    if args.json:
+        parts = [{"file": name} | as_json(stats, findings(stats)) for name, stats in readings]
+        more: dict[str, Any] = {"others": parts[1:], "diff": change.as_json()} if change is not None else {}
+        write_json(parts[0] | more)
+        return OK
+    for name, stats in readings:
+        say(f"{name} ({stats.layout} layout)\n{lint(stats).text()}\n")
+    if change is not None:
+        say(f"from {readings[0][0]} to {readings[-1][0]}\n{change.text(limit=40)}")
+    return OK
+
+
+def _readings(name: str) -> list[tuple[str, PercpuStats]]:
+    """Read every percpu_stats of a file, with a name for each."""
+    from ..stats import read_stats_texts
+
+    found = read_stats_texts(_text(name), where=name)
+    if not found:
+        raise TraceFormatError("no percpu_stats in it", where=name, remedy="name /sys/kernel/debug/percpu_stats")
+    if len(found) == 1:
+        return [(name, found[0].stats)]
+    return [(f"{name} line {part.line}", part.stats) for part in found]
+
+
+def _text(name: str) -> str:
+    data = sys.stdin.buffer.read(_LIMIT_BYTES + 1) if name == "-" else _read(Path(name))
+    if len(data) > _LIMIT_BYTES:
+        what = f"more than {count(_LIMIT_BYTES, 'byte')}"
+        raise TraceFormatError(what, where=name, remedy="a percpu_stats is smaller: cut the file")
+    if b"\0" in data:
+        raise TraceFormatError("a binary file", where=name, remedy="name /sys/kernel/debug/percpu_stats")
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        is_packed = file.read(2) == _GZIP_MAGIC
+        file.seek(0)
+        try:
+            return gzip.GzipFile(fileobj=file).read(_LIMIT_BYTES + 1) if is_packed else file.read(_LIMIT_BYTES + 1)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise TraceFormatError(f"damaged gzip: {error}", where=str(path), remedy="copy it again") from None
