@@ -26,6 +26,7 @@ from .models import BITMAP
 from .units import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from .annotations import Annotations
     from .engine import Engine
 
 Ints = npt.NDArray[Any]
@@ -431,12 +432,14 @@ class Columns:
         events: the events still held up to the snapshot.
         history: columns of Engine.history().
         is_tracing: whether events are being written.
+        annotations: what a recording of a real kernel knows beside; None of an engine.
     """
 
     snapshot: Snapshot
     events: Events
     history: Mapping[str, Ints]
     is_tracing: bool = True
+    annotations: Annotations | None = None
 
 
 class EventWindow:

@@ -9,16 +9,19 @@ area     named by the op of its allocation; a call before the trace has no op, i
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from .annotations import Annotations, Notes, Origins
 from .columns import EARLY, Columns, Ints, Snapshot, Unit
 from .core import layout as L
 from .events import RING_COLUMNS, Events, Uint64s
 from .kernels import V4_13, KernelVersion
 from .rebuild import BEFORE, Rebuilt
+from .traces.recorded import RecordedTrace
 
 if TYPE_CHECKING:
     from .traces.recording import Recording
@@ -64,17 +67,18 @@ class RecordedRun:
     """
 
     def __init__(self, trace: Events, unit: Unit | None = None, kernel: KernelVersion = V4_13) -> None:
-        self._set_up(Rebuilt.of(trace, unit, kernel))
+        self._set_up(Rebuilt.of(trace, unit, kernel), "")
 
     @classmethod
-    def of(cls, recording: Recording | Rebuilt) -> RecordedRun:
-        """Move through a recording of a real kernel, or one that was rebuilt before."""
+    def of(cls, recording: Recording) -> RecordedRun:
+        """Move through a recording of a real kernel."""
         self = cls.__new__(cls)
-        self._set_up(recording if isinstance(recording, Rebuilt) else Rebuilt(recording))
+        self._set_up(Rebuilt(recording), recording.name)
         return self
 
-    def _set_up(self, rebuilt: Rebuilt) -> None:
+    def _set_up(self, rebuilt: Rebuilt, name: str) -> None:
         self.lock = threading.RLock()
+        self.name = name or "a recorded run"
         self.rebuilt = rebuilt
         self.unit = rebuilt.space.unit
         self._op = op = rebuilt.trace.op
@@ -83,6 +87,7 @@ class RecordedRun:
         self._birth = np.array(rebuilt.trace.birth)
         self._birth[area >= 0] = self._names[area[area >= 0]]
         self._history: dict[str, Ints] | None = None
+        self._known = _annotations(rebuilt, self._names)
         self.first_op = max(int(op[0]), 0) if len(op) else 0
         self.last_op = max(int(op[-1]) + 1, self.first_op) if len(op) else 0
         self.now = self.last_op
@@ -99,7 +104,8 @@ class RecordedRun:
         return names
 
     def __repr__(self) -> str:
-        return f"<RecordedRun: {len(self._op):,} events, op {self.now:,} of {self.last_op:,}>"
+        name = f" {self.name!r}" if self._known else ""
+        return f"<RecordedRun{name}: {len(self._op):,} events, op {self.now:,} of {self.last_op:,}>"
 
     def seek(self, op: int) -> None:
         """Go to the moment when so many ops had been done, clamped to first_op .. last_op."""
@@ -121,7 +127,21 @@ class RecordedRun:
     def columns(self) -> Columns:
         """Give everything a view needs, at the cursor."""
         with self.lock:
-            return Columns(self.snapshot(), self.events(), self.history())
+            return Columns(self.snapshot(), self.events(), self.history(), annotations=self.annotations())
+
+    def annotations(self) -> Annotations | None:
+        """Give who asked for areas, what was noted up to the cursor, and its time; None where a trace says nothing."""
+        if self._known is None:
+            return None
+        return replace(self._known, notes=self._known.notes.until(self.now), when=self._when(self.row_at(self.now) - 1))
+
+    def _when(self, row: int) -> str:
+        """The time of an event, in words."""
+        trace = self.rebuilt.trace
+        if row < 0 or not isinstance(trace, RecordedTrace) or trace.time_digits is None or trace.time[row] < 0:
+            return ""
+        digits = trace.time_digits
+        return f"{trace.time[row] / 10**digits:.{digits}f} s" if digits else f"clock {trace.time[row]:,}"
 
     def history(self) -> dict[str, Ints]:
         """Give samples of all chunks up to the cursor, in the columns of Engine.history()."""
@@ -139,3 +159,50 @@ class RecordedRun:
     def snapshot(self) -> Snapshot:
         """Give the state at the cursor."""
         return self.rebuilt.snapshot_of(self.row_at(self.now), self._names, self.now, self.version)
+
+
+def _annotations(rebuilt: Rebuilt, names: Ints) -> Annotations | None:
+    """What a trace says beside its events, up to its end; None if events have no origin."""
+    trace = rebuilt.trace
+    if not isinstance(trace, RecordedTrace) or trace.time_digits is None:
+        return None
+    return Annotations(_origins(rebuilt, names), _notes(trace), caution=_caution(rebuilt))
+
+
+def _origins(rebuilt: Rebuilt, names: Ints) -> Origins:
+    sites, tasks = rebuilt.names("call_site"), rebuilt.names("task")
+    pairs, code = np.unique(sites.code * len(tasks.names) + tasks.code, return_inverse=True)
+    texts = [
+        f"{sites.names[pair // len(tasks.names)]} in {tasks.names[pair % len(tasks.names)]}" for pair in pairs.tolist()
+    ]
+    order = np.argsort(names, kind="stable")
+    return Origins(names[order], code[order], _seconds(rebuilt)[order], tuple(texts))
+
+
+def _seconds(rebuilt: Rebuilt) -> npt.NDArray[np.float64]:
+    """The time of each area's allocation; that of a call before the trace is not known."""
+    trace, birth = rebuilt.trace, rebuilt.areas.birth
+    digits = trace.time_digits if isinstance(trace, RecordedTrace) else None
+    if not digits or not isinstance(trace, RecordedTrace):
+        return np.full(len(birth), np.nan)
+    time = np.append(trace.time, -1)[np.clip(birth, -1, None)]
+    return np.where(time < 0, np.nan, time / 10**digits)
+
+
+def _notes(trace: RecordedTrace) -> Notes:
+    """Markers and losses, by row."""
+    notes = [(marker.row, False, marker.text) for marker in trace.markers]
+    for loss in trace.losses:
+        count = "an unknown number of" if loss.nr_events is None else f"{loss.nr_events:,}"
+        where = "" if loss.cpu < 0 else f" on CPU {loss.cpu}"
+        notes.append((loss.row, True, f"{count} events lost{where} ({loss.how})"))
+    notes.sort(key=lambda note: note[0])
+    op = np.array([note[0] for note in notes], np.int64)
+    return Notes(op, np.array([note[1] for note in notes], np.bool_), tuple(note[2] for note in notes))
+
+
+def _caution(rebuilt: Rebuilt) -> str:
+    """What a person who looks at the pictures has to know."""
+    counts = {"unmatched frees": len(rebuilt.unmatched_frees), "frees lost": len(rebuilt.lost_frees)}
+    parts = [rebuilt.space.guess, *(f"{count:,} {words}" for words, count in counts.items() if count)]
+    return "  ·  ".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .columns import IN_USE, RESERVED_ORDINAL, Frozen, Ints, Snapshot, Unit
+from .columns import EARLY, IN_USE, OUTSIDE, RESERVED, RESERVED_ORDINAL, STATIC, Frozen, Ints, Snapshot, Unit
 from .core import layout as L
 from .events import Events
 
@@ -47,6 +47,7 @@ class Lifetimes(Frozen):
         band_birth, band_death: ops in which each of these chunks was created and destroyed, clipped to the window.
         nr_lost: events that were overwritten before anyone looked.
         nr_unknown: frees, within the window, of areas of which nothing is known.
+        managed: where the part of its unit begins and ends that the chunk of each band allocates from, as shares.
     """
 
     window: tuple[int, int]
@@ -64,6 +65,7 @@ class Lifetimes(Frozen):
     marks: Marks
     nr_lost: int
     nr_unknown: int
+    managed: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
     def __len__(self) -> int:
         return len(self.birth)
@@ -77,15 +79,6 @@ class Lifetimes(Frozen):
     def ordinal(self) -> Ints:
         """The ordinal of each area's chunk."""
         return np.asarray(self.bands[self.band])
-
-    @property
-    def managed(self) -> tuple[Ints, Ints]:
-        """Where the part of its unit begins and ends that each chunk allocates from (spec 1.6), as shares."""
-        unit, is_first, is_reserved = self.unit, self.bands == 0, self.bands == RESERVED_ORDINAL
-        limit = unit.static_size + unit.reserved_size
-        low = np.select([is_first, is_reserved], [limit, unit.static_size], 0)
-        high = np.select([is_first, is_reserved], [limit + unit.dyn_size, limit], unit.unit_size)
-        return low / unit.unit_size, high / unit.unit_size
 
 
 def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = None) -> Lifetimes:
@@ -109,7 +102,8 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
     seen = slice(*np.searchsorted(events.op, [start, snap.op]))  # ops rise
     op, birth, ordinal = events.op[seen], events.birth[seen], events.chunk[seen]
     freed = np.flatnonzero((events.event[seen] == L.EVENT_FREE) & (birth < end))
-    known, unknown = freed[birth[freed] >= 0], freed[birth[freed] < 0]
+    is_known = (birth[freed] >= 0) | (birth[freed] <= EARLY)
+    known, unknown = freed[is_known], freed[~is_known]
     areas = snap.areas
     live = np.flatnonzero((areas.kind == IN_USE) & (areas.birth < end)) if snap.op >= start else freed[:0]
     marks = _marks(events, seen, end)
@@ -130,7 +124,21 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         marks=marks,
         nr_lost=events.lost,
         nr_unknown=int(np.count_nonzero(op[unknown] < end)),
+        managed=_managed(snap, bands),
     )
+
+
+def _managed(snap: Snapshot, bands: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What the boot chunks do not allocate from, by the areas that lie around it; others use all of their units."""
+    areas, unit_size = snap.areas, snap.unit.unit_size
+    ends = np.zeros((2, len(bands)))
+    for band in np.flatnonzero(bands <= 0).tolist():
+        row = snap.row_of(int(bands[band]))
+        if row is not None:
+            mine = slice(*np.searchsorted(areas.chunk, [row, row + 1]))
+            kind, size = areas.kind[mine], areas.size_bytes[mine]
+            ends[:, band] = size[(kind == STATIC) | (kind == RESERVED)].sum(), size[kind == OUTSIDE].sum()
+    return ends[0] / unit_size, 1 - ends[1] / unit_size
 
 
 def _bands(freed: Ints, chunks: Ints, marks: Ints) -> tuple[Ints, Ints, Ints]:
