@@ -38,6 +38,7 @@ LAYERS = (
     ("cases", "play", "player", "lessons"),
     ("columns", "annotations"),
     ("rebuild",),
+    ("review",),
     ("spans", "raster", "recorded_run"),
     ("runs",),
     ("session",),

@@ -1,0 +1,88 @@
+"""The review of a recording: is each decision what the algorithm decides?
+
+The requests are replayed through the engine of that kernel, row by row. Each allocation is worked out, compared with
+what was recorded, and then followed, so that one disagreement does not spoil what comes behind. Where they disagree, an
+order is searched in which the algorithm does decide this: search.py says how.
+
+    tape       the recording laid out for the replay            result     verdicts, readings compared, any moment
+    start      what was in use when it began                    failures   why requests failed, chunks foreseen or not
+    machine    engine and tape: run, look ahead, go back        checks     percpu_stats and meminfo, field by field
+    search     the order of decisions                           explain    one decision opened
+
+Certain are offsets, live bytes and fragmentation; known up to equivalent orders is the order of decisions; inferred are
+hints, and which pages are populated once some were given back (Review.trusted_until).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import GeometryError
+from ..traces.recording import Recording
+from .checks import Check, Difference
+from .explain import Explanation, Tried
+from .failures import ChunkVerdict, Failure
+from .machine import Machine
+from .result import Decisions, Review
+from .search import CAUSES, Search
+from .tape import Tape
+from .verdicts import EXACT, FORCED, LEARNED, REORDERED, VERDICTS
+
+__all__ = [
+    "CAUSES",
+    "EXACT",
+    "FORCED",
+    "LEARNED",
+    "REORDERED",
+    "VERDICTS",
+    "Check",
+    "ChunkVerdict",
+    "Decisions",
+    "Difference",
+    "Explanation",
+    "Failure",
+    "Review",
+    "Tried",
+    "review",
+]
+
+
+def review(
+    recording: Recording,
+    *,
+    progress: Callable[[int, int], object] | None = None,
+    until: int | None = None,
+    jit: str | None = None,
+) -> Review:
+    """Replay the decisions of a recording and say of each whether it is what the algorithm decides.
+
+    Args:
+        recording: from open_trace; without a geometry only the events are counted.
+        progress: called with the rows done and the rows there are.
+        until: stop before this row of the trace.
+        jit: a policy of compiled.py; the environment decides by default.
+    """
+    problem = _problem(recording)
+    if problem:
+        return Review(recording, None, problem)
+    assert recording.geometry is not None
+    tape = Tape.of(recording, recording.geometry, until)
+    try:
+        machine = Machine(recording.geometry, tape, jit)
+    except GeometryError as error:
+        return Review(recording, None, str(error))
+    search = Search(machine, tape.nr_rows)
+    search.run(progress)
+    return Review(recording, search)
+
+
+def _problem(recording: Recording) -> str:
+    """Say why the decisions cannot be replayed; nothing if they can."""
+    kernel, geometry = recording.kernel, recording.geometry
+    if geometry is None:
+        return "the geometry is not known (dmesg.txt has it)"
+    if kernel is not None and kernel.replayed_by != "v6.12-bitmap":
+        return f"no engine was checked against recordings of {kernel.release}"
+    if geometry.backing != "vm":
+        return f"chunks of the {geometry.backing} backing are not replayed"
+    return ""

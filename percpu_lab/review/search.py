@@ -1,0 +1,307 @@
+"""The search for an order in which the allocator decides what was recorded.
+
+A free is recorded under the lock, an allocation later: behind the lock, and behind the population of its pages. So the
+order of the file is not the order of the decisions. Where the model disagrees with a row, these are tried in turn:
+
+    learn       the place that was passed over was in use since before the recording, or the one used was not
+    earlier     the row was decided earlier, but after its task's row before
+    later       up to three later rows of other tasks were decided before it
+    balance     the balance work, which the model runs as soon as it is pending, ran later
+    populated   an atomic request: the pages of its place had been populated
+    parked      the chunk that was passed over had been parked in slot 0
+    forced      none of these: the row is followed, and counts as not explained
+
+Each attempt is verified: every row between the place of a move and the present must agree as well. An attempt that
+fails leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core import layout as L
+from ..core import replay as R
+from .machine import Machine, Snapshot
+from .tape import NO_TASK
+
+__all__ = ["CAUSES", "Search", "EARLIER", "LATER", "LEARNED", "BALANCE", "POPULATED", "PARKED", "FORCED"]
+
+EXACT, EARLIER, LATER, LEARNED, BALANCE, POPULATED, PARKED, FORCED = range(8)
+CAUSES = ("exact", "earlier", "later", "learned", "balance", "populated", "parked", "forced")
+
+_SLICE = 128  # rows between snapshots
+_REACH = 4096  # rows that an allocation may be moved over
+_SHORT_REACH = 12  # the same while out of step
+_MOST_PLACES = 24  # places of one row that are verified
+_MOST_LATER = 3
+_OUT_OF_STEP = 20  # rows forced in a row
+_IN_STEP = 50  # rows that agree in a row
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What an attempt may change, to be put back."""
+
+    snapshot: Snapshot
+    base: int
+    script: np.ndarray
+    snapshots: tuple[Snapshot, ...]
+    used: int
+    row: int
+    taken: int
+
+
+class Search:
+    """A machine, and what has been found out about its tape.
+
+    Args:
+        machine: at its start.
+        end: row to stop before.
+    """
+
+    def __init__(self, machine: Machine, end: int) -> None:
+        self.machine = machine
+        self.tape = machine.tape
+        self.end = end
+        self.cause = np.zeros(len(self.tape.marks), np.int8)
+        self.wrong = np.full((2, len(self.tape.marks)), L.NO_CHUNK, np.int64)  # what the model wanted instead
+        self.start = machine.begin()
+        self.nr_seeds = self.tape.used - self.tape.nr_rows
+        self._snapshots: deque[Snapshot] = deque([machine.snapshot()])
+        self._taken: list[int] = []
+        self._in_a_row = 0
+        self._last_forced = -1
+        self._chunk_of: dict[int, int] = {}
+
+    def run(self, progress: Callable[[int, int], object] | None = None) -> None:
+        """Follow the tape to its end."""
+        machine = self.machine
+        row = 0
+        while row < self.end:
+            machine.change_over()
+            stop = min(row + _SLICE, self.end)
+            row = machine.forward(row, stop)
+            if machine.status != R.REPLAY_OK:
+                self._resolve(row)
+                row += 1
+            if machine.pos - self._snapshots[-1].pos >= _SLICE:
+                self._keep_snapshot()
+            if progress is not None:
+                progress(row, self.end)
+
+    def _keep_snapshot(self) -> None:
+        snapshots, machine = self._snapshots, self.machine
+        snapshots.append(machine.snapshot())
+        while len(snapshots) > 2 and snapshots[1].pos < machine.pos - _REACH:
+            snapshots.popleft()
+
+    # --- one row that does not agree ------------------------------------------------------
+
+    @property
+    def is_out_of_step(self) -> bool:
+        """Tell whether so much was forced that a long search is not worth it."""
+        return self._in_a_row >= _OUT_OF_STEP
+
+    def _resolve(self, row: int) -> None:
+        machine = self.machine
+        self.wrong[:, row] = machine.reg[[R.REG_CHUNK, R.REG_OFF]] if machine.status not in _NO_PLACE else L.NO_CHUNK
+        if row - self._last_forced > _IN_STEP:
+            self._in_a_row = 0
+        saved = self._save(row)
+        attempts = (self._learn, self._earlier, self._later, self._balance, self._populated, self._parked)
+        for attempt in attempts if machine.status != R.REPLAY_NO_CHUNK else ():
+            cause = attempt(row)
+            if cause:
+                self._note(row, cause)
+                return
+            self._put_back(saved)
+        self._force(row)
+
+    def _note(self, row: int, cause: int) -> None:
+        if cause != EXACT_ROW:
+            self.cause[row] = cause
+        self._keep_snapshot()
+
+    def _force(self, row: int) -> None:
+        self.tape.marks[row] |= R.MARK_FORCE
+        self.machine.run_rows([row])
+        self.cause[row] = FORCED
+        self._in_a_row += 1
+        self._last_forced = row
+
+    # --- attempts: each gives the cause, or 0 ----------------------------------------------
+
+    def _learn(self, row: int) -> int:
+        return 0
+
+    def _earlier(self, row: int) -> int:
+        return EARLIER if self._move_back(row) else 0
+
+    def _later(self, row: int) -> int:
+        """Let the row that is recorded later, and has the place the model wants, come first; up to three of them."""
+        came_first: list[int] = []
+        for _ in range(_MOST_LATER):
+            first = self._has_place_later(row)
+            if first < 0 or not (self._agrees_now(first) or self._move_back(first)):
+                break
+            came_first.append(first)
+            self._take(first)
+            if self._agrees_now(row) or self._move_back(row):
+                self.cause[came_first] = LATER
+                return EXACT_ROW
+        return 0
+
+    def _balance(self, row: int) -> int:
+        """Hold the balance work back that ran last."""
+        machine, tape = self.machine, self.tape
+        low = self._lowest(row)
+        script = machine.script[low : machine.pos]
+        ran = np.flatnonzero(machine.found[R.FOUND_NOTE, script] & R.NOTE_BALANCED)
+        if not len(ran):
+            return 0
+        place = low + int(ran[-1])
+        pos = machine.pos
+        held = machine.script[place:pos].copy()
+        tape.marks[held] |= R.MARK_HOLD
+        if self._go_to(place) and machine.run(place, pos):
+            machine.pos = pos
+            if self._agrees_now(row):
+                self._drop_snapshots(place)
+                return BALANCE
+        tape.marks[held] &= ~R.MARK_HOLD
+        return 0
+
+    def _populated(self, row: int) -> int:
+        return 0
+
+    def _parked(self, row: int) -> int:
+        return 0
+
+    # --- moves --------------------------------------------------------------------------------
+
+    def _agrees_now(self, row: int) -> bool:
+        return self.machine.run_rows([row])
+
+    def _move_back(self, row: int) -> bool:
+        """Put the row where it agrees in what is done, everything behind it too; latest places first."""
+        machine = self.machine
+        pos = machine.pos
+        low = self._lowest(row)
+        if low >= pos or not self._go_to(low):
+            return False
+        hits = machine.probe(low, pos, row)
+        behind = machine.script[low:pos].copy()
+        for place in _choose(np.flatnonzero(hits[:-1]) + low):
+            machine.script[low:pos] = behind
+            if not self._go_to(place):
+                return False
+            machine.script[place] = row
+            machine.script[place + 1 : pos + 1] = behind[place - low :]
+            if machine.run(place, pos + 1):
+                machine.pos = pos + 1
+                self._drop_snapshots(place)
+                return True
+        machine.script[low:pos] = behind
+        return False
+
+    def _lowest(self, row: int) -> int:
+        """Find the first place of the script that the row could have been decided at."""
+        tape, machine = self.tape, self.machine
+        reach = _SHORT_REACH if self.is_out_of_step else _REACH
+        low = max(machine.pos - reach, self._snapshots[0].pos)
+        script = machine.script[low : machine.pos]
+        recorded = script < tape.nr_rows
+        rows = np.where(recorded, script, 0)
+        barred = np.zeros(len(script), bool)
+        if tape.who[row] != NO_TASK:
+            own = tape.who[rows] == tape.who[row]
+            barred |= recorded & own & (~tape.is_irq[rows] | tape.is_irq[row])
+        if tape.window and tape.time[row] >= 0:
+            barred |= recorded & (tape.time[rows] >= 0) & (tape.time[rows] < tape.time[row] - tape.window)
+        barred |= rows < tape.nr_early
+        last = np.flatnonzero(barred)
+        return low + int(last[-1]) + 1 if len(last) else low
+
+    def _has_place_later(self, row: int) -> int:
+        """Find the next row of another task that is recorded to have got the place the model wants now; -1 if none."""
+        tape, machine = self.tape, self.machine
+        if machine.status in _NO_PLACE:
+            return -1
+        chunk = self._recorded_chunk(int(machine.reg[R.REG_CHUNK]))
+        off = int(machine.reg[R.REG_OFF])
+        stop = min(row + 1 + (_SHORT_REACH if self.is_out_of_step else _REACH), self.end)
+        kind, number, at, size = tape.events[:4, row + 1 : stop]
+        fits = (kind == L.EVENT_ALLOC) & (number == chunk) & (at < off + tape.events[R.TAPE_SIZE, row])
+        fits &= (at + size > off) & (tape.marks[row + 1 : stop] & R.MARK_TAKEN == 0)
+        if tape.window:
+            fits &= tape.time[row + 1 : stop] <= tape.time[row] + tape.window
+        found = np.flatnonzero(fits)
+        if not len(found):
+            return -1
+        first = row + 1 + int(found[0])
+        who = tape.who[first]
+        if who != NO_TASK and (who == tape.who[row] or (tape.who[row + 1 : first] == who).any()):
+            return -1
+        return first
+
+    def _recorded_chunk(self, ordinal: int) -> int:
+        """Find the number of a chunk on the tape by the model's."""
+        live = np.flatnonzero(self.machine.handles)
+        chunk = self.machine.engine.chunk
+        for number in live.tolist():
+            if chunk[self.machine.handles[number] + L.ORDINAL] == ordinal:
+                return int(number)
+        return -1
+
+    # --- going back -------------------------------------------------------------------------------
+
+    def _go_to(self, place: int) -> bool:
+        """Bring the model to a place of the script."""
+        machine = self.machine
+        snapshot = next(s for s in reversed(self._snapshots) if s.pos <= place)
+        machine.restore(snapshot)
+        done = machine.run(snapshot.pos, place)
+        machine.pos = place
+        return done
+
+    def _drop_snapshots(self, place: int) -> None:
+        """Forget what was copied behind a place that has changed."""
+        while self._snapshots[-1].pos > place:
+            self._snapshots.pop()
+
+    def _take(self, row: int) -> None:
+        self.tape.marks[row] |= R.MARK_TAKEN
+        self._taken.append(row)
+
+    def _save(self, row: int) -> _Saved:
+        base = self._snapshots[0].pos
+        machine = self.machine
+        script = machine.script[base : machine.pos].copy()
+        return _Saved(machine.snapshot(), base, script, tuple(self._snapshots), self.tape.used, row, len(self._taken))
+
+    def _put_back(self, saved: _Saved) -> None:
+        machine = self.machine
+        machine.restore(saved.snapshot)
+        machine.script[saved.base : saved.base + len(saved.script)] = saved.script
+        self._snapshots = deque(saved.snapshots)
+        self.tape.used = saved.used
+        for row in self._taken[saved.taken :]:
+            self.tape.marks[row] &= ~R.MARK_TAKEN
+        del self._taken[saved.taken :]
+
+
+EXACT_ROW = -1  # the row agrees where it stands, once others came first
+_NO_PLACE = (R.REPLAY_NO_PLACE, R.REPLAY_NO_CHUNK)
+
+
+def _choose(places: np.ndarray) -> list[int]:
+    """Choose which places to verify: the ends of each stretch of neighbours, latest first."""
+    if not len(places):
+        return []
+    gaps = np.flatnonzero(np.diff(places) > 1)
+    ends = np.concatenate([places[gaps], places[-1:], places[gaps + 1], places[:1]])
+    return [int(place) for place in np.unique(ends)[::-1][:_MOST_PLACES]]

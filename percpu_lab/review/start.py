@@ -1,0 +1,98 @@
+"""What was in use when a recording began, as far as hindsight tells.
+
+    chunk     |####|..A..|####|B...|......            # never handed out below the last touched byte: in use all along
+                     ^ handed out while recorded      B freed without having been allocated: in use until then
+                                                      . behind the last touched byte: unknown, taken for free
+
+What is learned later, because the kernel skipped a place or used one, is added by the search, and counted apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core import layout as L
+from ..events import Int64s
+from .tape import Tape
+
+__all__ = ["ChunkStart", "chunk_starts"]
+
+GRANULE = 4
+NEVER = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkStart:
+    """What is known of a chunk that was there before the first row.
+
+    Args:
+        chunk: its number.
+        touched: for each granule the first row that tells of it: that hands it out or frees it; NEVER if none does.
+        limit: bytes up to the end of the last touched granule.
+        in_use: (off, size) of what was in use at the start, in bytes.
+    """
+
+    chunk: int
+    touched: Int64s
+    limit: int
+    in_use: tuple[tuple[int, int], ...]
+
+
+def chunk_starts(tape: Tape, nr_bytes: int) -> Iterator[ChunkStart]:
+    """Work out the start of each chunk that no row creates.
+
+    Args:
+        tape: the rows.
+        nr_bytes: of the largest chunk.
+    """
+    for chunk in np.flatnonzero(~tape.is_created).tolist():
+        kind, number, off, size = tape.events[:4, : tape.nr_rows]
+        rows = np.flatnonzero((number == chunk) & ((kind == L.EVENT_ALLOC) | (kind == L.EVENT_FREE)))
+        rows = rows[(off[rows] >= 0) & (off[rows] + size[rows] <= nr_bytes)]
+        yield _start(tape, chunk, rows, nr_bytes // GRANULE)
+
+
+def _start(tape: Tape, chunk: int, rows: Int64s, nr_bits: int) -> ChunkStart:
+    touched = np.full(nr_bits, NEVER, np.int64)
+    given = np.full(nr_bits, NEVER, np.int64)
+    orphans: dict[int, int] = {}
+    live: set[int] = set()
+    for row in rows.tolist():
+        kind, _, off, size = tape.events[:4, row].tolist()
+        bit = off // GRANULE
+        end = bit + max(size // GRANULE, 1)
+        if kind == L.EVENT_ALLOC:
+            given[bit:end] = np.minimum(given[bit:end], row)
+            live.add(bit)
+        elif bit in live:
+            live.discard(bit)
+        elif given[bit] == NEVER:
+            orphans.setdefault(bit, row)
+        touched[bit:end] = np.minimum(touched[bit:end], row)
+    limit = int(np.flatnonzero(touched != NEVER).max(initial=-1)) + 1
+    return ChunkStart(chunk, touched, limit * GRANULE, tuple(_in_use(given, orphans, limit)))
+
+
+def _in_use(given: Int64s, orphans: dict[int, int], limit: int) -> Iterator[tuple[int, int]]:
+    """List the areas that were in use: what is freed without having been allocated, and what is never handed out."""
+    in_use = given[:limit] == NEVER
+    owner = np.zeros(limit, np.int64)  # which area a granule in use belongs to; 0: somebody's for ever
+    for number, bit in enumerate(sorted(orphans), 1):
+        end = bit + 1
+        while end < limit and end not in orphans and orphans[bit] < given[end] < NEVER:
+            end += 1
+        in_use[bit:end] = True
+        owner[bit:end] = number
+    edges = np.flatnonzero(_edges(in_use, owner))
+    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if in_use[start]:
+            yield start * GRANULE, (end - start) * GRANULE
+
+
+def _edges(in_use: np.ndarray, owner: Int64s) -> np.ndarray:
+    """Mark where one area or stretch ends and the next begins."""
+    state = np.where(in_use, owner + 1, 0)
+    return np.asarray(np.diff(state, prepend=-1, append=-1) != 0)

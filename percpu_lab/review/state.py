@@ -1,0 +1,56 @@
+"""An engine of one's own, as the model stands."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from ..core import layout as L
+from ..core import replay as R
+from ..engine import Engine
+from .machine import Machine
+
+__all__ = ["engine_at"]
+
+
+def engine_at(machine: Machine) -> Engine:
+    """Copy the model as it is into an engine that can be run, read and checked like any other.
+
+    The ops of the engine go on from the length of the script; an area bears the place of its allocation in it.
+    """
+    source = machine.engine
+    engine = Engine(source.geometry, kernel="v6.12-bitmap", jit="off", history=False)
+    g = source.g.copy()
+    for word in (L.RING_CAPACITY, L.NEXT_SAMPLE):
+        g[word] = engine.g[word]
+    g[L.EVENT_MASK] = (1 << L.NR_EVENTS) - 1
+    g[L.NOW] = machine.pos
+    birth = np.zeros(len(source.birth), np.int64)
+    arrays = (g, source.chunk.copy(), source.map.copy(), birth, engine.ring, source.order.copy())
+    engine.adopt(arrays)
+    _note_births(engine, machine)
+    return engine
+
+
+def _note_births(engine: Engine, machine: Machine) -> None:
+    """Let each area know of its allocation, which frees are checked against."""
+    born = _births(machine)
+    number = {int(c): k for k, c in enumerate(machine.handles.tolist()) if c}
+    for chunk in [*engine.chunks(), *filter(None, [engine.reserved_chunk()])]:
+        at = int(engine.chunk[chunk.handle + L.BIRTH])
+        bounds = chunk.bound_map
+        for start, end in chunk.alloc_map.tolist():
+            cuts = [start, *bounds[(bounds > start) & (bounds < end)].tolist(), end]
+            for bit, stop in pairwise(cuts):
+                if chunk.start_offset <= 4 * bit < (chunk.nr_pages << 12) - chunk.end_offset:
+                    op = born.get((number.get(chunk.handle, -1), 4 * bit), 0)
+                    engine.birth[at + 2 * bit] = op << 16 | min(4 * (stop - bit), 0xFFFF)
+
+
+def _births(machine: Machine) -> dict[tuple[int, int], int]:
+    """Find the place of the last allocation at each place of each chunk."""
+    tape, script = machine.tape, machine.script[: machine.pos]
+    kind, chunk, off = (tape.events[column, script] for column in (R.TAPE_EVENT, R.TAPE_CHUNK, R.TAPE_OFF))
+    at = np.flatnonzero(kind == L.EVENT_ALLOC)
+    return dict(zip(zip(chunk[at].tolist(), off[at].tolist(), strict=True), at.tolist(), strict=True))
