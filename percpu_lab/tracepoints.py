@@ -79,9 +79,13 @@ def _read_integer(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+# printed for NULL; and by a kernel that has no random numbers to hash an address with, early in a boot
+UNKNOWN_ADDRESSES = ("(null)", "(nil)", "(____ptrval____)", "(ptrval)")
+
+
 def _read_pointer(text: str) -> int:
     if not re.fullmatch(r"(?:0[xX])?[0-9a-fA-F]{1,16}", text):
-        if text in ("(null)", "(nil)"):
+        if text in UNKNOWN_ADDRESSES:
             return 0
         raise ValueError("not a pointer of up to 16 hex digits")
     return int(text, 16)
@@ -323,16 +327,21 @@ _KEY = re.compile(r"(?:^|(?<=\s))(\w+)=")
 def _split_fields(text: str) -> dict[str, str]:
     """Split `key=value ...`; a value goes on to the next key, for `call_site=f+0x8/0x10 [module]`."""
     keys = list(_KEY.finditer(text))
-    ends = [key.start() for key in keys[1:]] + [len(text)]
+    ends = [*(key.start() for key in keys), len(text)][1:]
     words = {key[1]: text[key.end() : end].strip() for key, end in zip(keys, ends, strict=True)}
     if len(words) != len(keys):
         raise TraceFormatError(f"a field stands there twice: {text[:200]!r}", remedy="was the line joined from two?")
     return words
 
 
+# the trace option `fields` prints size=0x10 (16) and reserved=(0)
+_RAW_VALUE = re.compile(r"(0x[0-9a-fA-F]{1,16}) \(-?[0-9]{1,20}\)|\((-?[0-9]{1,20})\)")
+
+
 def _read_value(known: EventField, word: str) -> Any:
+    raw = _RAW_VALUE.fullmatch(word)
     try:
-        return known.kind.read(word)
+        return known.kind.read(raw[1] or raw[2] if raw else word)
     except ValueError as error:
         remedy = f"{known.name} is a {known.kind.name}"
         raise TraceFormatError(f"{known.name}={word[:40]!r} is {error}", remedy=remedy) from None

@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 # A name of up to 15 characters may hold anything, so it is taken as short as what follows allows.
-_TASK = r"(?!>)\s{0,64}(\S.{0,15}?)"  # > at the margin is the quote of a mail
+_TASK = r"(?!\s{0,4}>[> ])\s{0,64}(\S.{0,15}?)"  # > at the margin is the quote of a mail
 _CPU = r"\[([0-9]{1,5})\]"
 _SECONDS = r"(-?[0-9]{1,18})(?:\.([0-9]{1,9}))?"
 _POINTER = r"([0-9a-f]{16}|[0-9a-f]{8}|0x[0-9a-f]{1,16})"
@@ -38,6 +38,8 @@ _FIELDS = (
     rf"|free_percpu:\s{{1,8}}base_addr={_POINTER} off=([0-9]{{1,10}}) ptr={_POINTER}"
     rf"|alloc_percpu_fail:\s{{1,8}}{_REQUEST})\r?"
 )
+# with the options sym-addr and sym-offset the name of a marker is followed by <address> or +offset
+_ANY_EVENT = r"((?:\w{1,60}:)?[^\s:]{1,60}|<(?:user )?stack trace>)(?: <[0-9a-f]{1,16}>)?(?::(?:\s+(.*))?)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Layout:
         for name, rest in (
             ("fast", _FIELDS),
             ("percpu_event", r"(?:percpu:)?(percpu_\w{1,60}):(?:\s+(.*))?"),
-            ("any_event", r"((?:\w{1,60}:)?[^\s:]{1,60}|<stack trace>|<user stack trace>)(?::(?:\s+(.*))?)?"),
+            ("any_event", _ANY_EVENT),
         ):
             object.__setattr__(self, name, re.compile(self.prefix + rest))
 
@@ -100,7 +102,7 @@ COUNTS = re.compile(
 )
 LOST = re.compile(r"\s*CPU:\s*([0-9]{1,9}) \[(?:LOST ([0-9]{1,18})? ?EVENTS|([0-9]{1,18})? ?EVENTS DROPPED)\]")
 PAYLOAD_LOST = re.compile(r"\s*[0-9a-f]+ [0-9a-f]+ [0-9a-f]+ type: [0-9]+")  # of the options raw and hex
-STACK = re.compile(r"\s*=> .*|\s+[0-9a-f]{6,16} .*\(.*\)")  # of ftrace; of perf script
+STACK = re.compile(r"\s*=> .*|\s+[0-9a-f]{6,16} .*\)")  # of ftrace; of perf script
 
 
 def time_of(first: str, second: str) -> tuple[int, int | None]:

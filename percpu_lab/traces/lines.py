@@ -24,9 +24,12 @@ __all__ = ["MAX_ODDITIES", "LineReader", "OddityLog"]
 
 MAX_ODDITIES = 1000  # of a kind; more are counted only
 MAX_HEADER = 64  # lines
+_MAX_LINE = 16384  # characters
 _MAX_PARTS = 8  # of a wrapped line
-_QUOTE = re.compile(r"(?:>[> ]*)")
+_QUOTE = re.compile(r"\s{0,4}>(?:[> ]+|$)")
+_TRACE_CMD = re.compile(r"cpus=[0-9]+|version = \S+|CPU [0-9]+ is empty")
 _PREFIX_PART = re.compile(r"\s*\S.{0,15}?-?[0-9]{1,10}\s+(?:\(\s*(?:[0-9]+|-+)\)\s+)?\[[0-9]{1,5}\](?:\s.{0,60})?")
+_BASE_ADDR = re.compile(r"\bbase_addr=((?:0x)?[0-9a-f]{1,16})\b")
 _LAST_POINTER = re.compile(r".*\b(?:ptr|base_addr)=([0-9a-f]+)", re.DOTALL)
 
 
@@ -89,6 +92,7 @@ class LineReader:
         self.other = ""  # the first event of another system
         self.nr_payloads_lost = 0
         self.is_quoted = False
+        self.is_trace_cmd = False
         self.new_header = 0  # line of a header that stands behind events
         self._layout = layout
         self._has_layout = False
@@ -124,15 +128,18 @@ class LineReader:
 
     def _any_line(self, number: int, line: str) -> None:
         line = line.rstrip("\r")
-        if line.startswith(">"):
-            line = _QUOTE.sub("", line, count=1)
+        quote = _QUOTE.match(line)
+        if quote:
+            line = line[quote.end() :]
             if not self.is_quoted:
                 self.log.add(number, "quoted", "lines are quoted as in a mail; the quote marks are left out")
             self.is_quoted = True
         if not line.strip() or (self._part is not None and self._went_on(line)):
             return
         self._give_up_part()
-        if line.startswith("#"):
+        if len(line) > _MAX_LINE:
+            self.log.add(number, "skipped", f"a line of {len(line):,} characters")
+        elif line.startswith("#"):
             self._comment(number, line)
         elif not (self._event(number, line) or self._other(number, line) or self._loss(number, line)):
             self._unknown(number, line)
@@ -143,18 +150,15 @@ class LineReader:
         for layout in (self._layout, *LAYOUTS):
             match = layout.percpu_event.fullmatch(line)
             if match is not None:
-                self._use(layout, line)
+                self._use(layout)
                 self._take(_Part(number, line), layout, match)
                 return True
         return False
 
-    def _use(self, layout: Layout, line: str) -> None:
+    def _use(self, layout: Layout) -> None:
         self._layout, self._has_layout = layout, True
-        name = "trace-cmd" if layout.name.startswith("ftrace") and self._is_trace_cmd() else layout.name
-        self.layouts.setdefault(name)
-
-    def _is_trace_cmd(self) -> bool:
-        return bool(self.header) and self.header[-1].startswith("cpus=")
+        is_ftrace = layout.name.startswith("ftrace")
+        self.layouts.setdefault("trace-cmd" if is_ftrace and self.is_trace_cmd else layout.name)
 
     def _take(self, part: _Part, layout: Layout, match: re.Match[str]) -> None:
         """Add the event of a line or of its parts, or wait for its rest."""
@@ -193,8 +197,11 @@ class LineReader:
         self._part = None
         if part.nr_lines > 1:
             self.log.add(part.line, "wrapped", f"an event on {part.nr_lines} lines; they were joined")
-        if "(____ptrval____)" in part.text or "(ptrval)" in part.text:
+        if "ptrval" in part.text:
             self.log.add(part.line, "address", "an address that was printed before it could be hashed; taken as 0")
+        base_addr = _BASE_ADDR.search(part.text)
+        if base_addr is not None:
+            _ = self.bases[base_addr[1]]  # how wide addresses are
         self.rows.add_read(point, prefix, values, extra, part.line)
 
     def _comment(self, number: int, line: str) -> None:
@@ -224,7 +231,7 @@ class LineReader:
         task, pid, cpu, _, first, second, name, text = groups
         if name == "print":
             name, _, text = text.partition(": ")
-        if name.endswith("tracing_mark_write"):
+        if name.partition("+")[0].endswith("tracing_mark_write"):
             time, who = time_of(first, second)[0], self.strings[task]
             marker = Marker(len(self.rows), number, text, time, who, int(pid or -1), int(cpu or -1))
             self.markers.append(marker)
@@ -244,8 +251,10 @@ class LineReader:
         return match is not None
 
     def _unknown(self, number: int, line: str) -> None:
-        if line.startswith("cpus=") and not self._nr_events + len(self.rows):
-            self.header.append(line)
+        if _TRACE_CMD.fullmatch(line):
+            self.is_trace_cmd = True
+            if len(self.header) < MAX_HEADER:
+                self.header.append(line)
         elif PAYLOAD_LOST.fullmatch(line):
             self.nr_payloads_lost += 1
             if self.nr_payloads_lost == 1:
@@ -262,14 +271,14 @@ class LineReader:
         """Join a line to the one that waits, if it is no line of its own."""
         part = self._part
         assert part is not None, "it waits"
-        if part.nr_lines >= _MAX_PARTS or self._stands_alone(line, part):
+        if part.nr_lines >= _MAX_PARTS or len(line) > _MAX_LINE or self._stands_alone(line, part):
             return False
         joined = f"{part.text.rstrip()} {line.strip()}"
         for layout in (self._layout, *LAYOUTS[:-1]):
             match = layout.percpu_event.fullmatch(joined)
             if match is not None:
                 part.text, part.nr_lines = joined, part.nr_lines + 1
-                self._use(layout, joined)
+                self._use(layout)
                 self._take(part, layout, match)
                 return True
         if part.is_prefix and _PREFIX_PART.fullmatch(joined):

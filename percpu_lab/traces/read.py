@@ -28,7 +28,7 @@ from .source import Progress, Source
 __all__ = ["MAX_EVENTS", "read_golden_trace", "read_trace", "read_trace_text"]
 
 MAX_EVENTS = 5_000_000  # about 1 GB of columns
-_FALL_SECONDS = 10  # clocks of CPUs differ by less
+_FALL_SECONDS = 1  # clocks of CPUs differ by less, and a kernel sorts by time what it prints
 _FALL_COUNT = 1000  # the same for times that count something
 _SIMULATED = "percpu_lab"  # the task in the texts of this program: their time is the number of the op
 
@@ -144,6 +144,8 @@ class _Reading:
         self._accept(reader.rows, reader.markers, reader.losses)
         self._check_golden()
         self._keep_text(data, first)
+        if not data.endswith(b"\n") and not self._is_golden and reader.rows.lines[-1:] == [self._nr_lines]:
+            reader.log.add(self._nr_lines, "cut", "the last line has no end: it may be cut, and a number in it shorter")
 
     def _end(self) -> None:
         self._reader.finish()
@@ -197,14 +199,19 @@ class _Reading:
             self._latest = int(time[0])
         latest = np.maximum.accumulate(np.concatenate([[self._latest], time]))[:-1]
         allowed = np.full(len(time), _FALL_SECONDS * 10**self._digits if self._digits else _FALL_COUNT)
-        if self._reader.new_header:
-            allowed[line > self._reader.new_header] = 0
+        behind = np.flatnonzero(line > self._reader.new_header)[:1]
+        if self._reader.new_header and len(behind):
+            allowed[behind] = 0
+            self._reader.new_header = 0
         is_other = (digits != self._digits) | (latest - time > allowed)
         self._latest = max(int(latest[-1]), int(time[-1]))
-        where = np.flatnonzero(is_other)
-        if not len(where) or self._is_golden:
+        if self._is_golden:
             return len(columns["digits"])
-        row = int(where[0])
+        where = np.flatnonzero(is_other).tolist()
+        self._note_steps_back(time, line, where[0] if where else len(time))
+        if not where:
+            return len(columns["digits"])
+        row = where[0]
         how = "the time falls back" if digits[row] == self._digits else "the time is written in another way"
         what = (
             f"{how}: another recording begins here, of another boot or clock; what stands before it was kept; "
@@ -212,6 +219,11 @@ class _Reading:
         )
         self._stop(int(line[row]) - 1, "mix", what)
         return int(timed[row])
+
+    def _note_steps_back(self, time: Int64s, line: Int64s, end: int) -> None:
+        for row in np.flatnonzero(np.diff(time[:end]) < 0)[: MAX_ODDITIES + 1].tolist():
+            text = f"the time steps back by {time[row] - time[row + 1]}: clocks of CPUs differ, or lines were moved"
+            self._reader.log.add(int(line[row + 1]), "time", text)
 
     def _stop(self, last_line: int, kind: str, what: str) -> None:
         self._is_stopped = True
@@ -223,7 +235,8 @@ class _Reading:
         if self._kept is None:
             return
         if self._is_stopped:
-            data = b"".join(data.splitlines(keepends=True)[: self._nr_lines - first_line + 1])
+            lines = data.split(b"\n")[: self._nr_lines - first_line + 1]
+            data = b"".join(line + b"\n" for line in lines)
         if not self._kept.add(data):
             self._kept = None
             what = "the text is too long to be kept: text() writes the events only, and anew"
@@ -265,6 +278,7 @@ class _Reading:
         reader = self._reader
         columns = self._columns()
         widths = reader.bases.widths
+        is_wide = bool(np.any(columns["base_addr"] >> np.uint64(32)))
         if len(widths) > 1:
             text = f"addresses of {' and '.join(map(str, sorted(widths)))} digits: two machines, or cut lines"
             reader.log.add(self._nr_lines, "address", text)
@@ -280,7 +294,7 @@ class _Reading:
             header=tuple(reader.header),
             layout=" + ".join(reader.layouts),
             source=self._source.name,
-            pointer_bytes={8: 4, 16: 8}.get(min(widths, default=0)),
+            pointer_bytes=8 if is_wide else {8: 4, 16: 8}.get(min(widths, default=8 if reader.bases else 0)),
             kept=self._kept,
         )
 

@@ -147,13 +147,15 @@ class Source:
             copy.flush()
             with subprocess.Popen([found, *arguments, copy.name], stdout=subprocess.PIPE, stderr=errors) as run:
                 assert run.stdout is not None, "it was asked for"
+                nr_bytes = 0
                 with closing(run.stdout) as text:
                     while data := text.read(BLOCK_BYTES):
+                        nr_bytes += len(data)
                         yield data
-            if run.returncode:
+            if run.returncode or not nr_bytes:
                 errors.seek(0)
                 why = errors.read(400).decode("utf-8", "backslashreplace").strip().partition("\n")[0]
-                self.damage = f"`{command}` failed: {why}"
+                self.damage = f"`{command}` did not get through the file: {why or 'it does not say why'}"
 
 
 def _encoded(text: str) -> bytes:
