@@ -150,6 +150,7 @@ class AllocInfo:
         groups: in the order of their unit numbers.
         possible_cpus: their ids in rising order, perhaps with gaps.
         up: the layout of a kernel without SMP, which has no static part.
+        page_size: of the machine; what else than 4 KiB is for comparisons alone (comparison/pages.py).
 
     Raises:
         GeometryError: a size is no size, or a CPU is named twice. What pcpu_setup_first_chunk checks, `validate` does.
@@ -164,6 +165,7 @@ class AllocInfo:
     groups: tuple[GroupInfo, ...]
     possible_cpus: tuple[int, ...]
     up: bool = False
+    page_size: int = PAGE_SIZE
 
     @classmethod
     def embed(cls, static_size: int, **options: Any) -> AllocInfo:
@@ -245,7 +247,7 @@ class AllocInfo:
     @property
     def unit_pages(self) -> int:
         """Count the pages of a unit."""
-        return self.unit_size // PAGE_SIZE
+        return self.unit_size // self.page_size
 
     @property
     def upa(self) -> int:

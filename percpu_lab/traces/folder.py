@@ -106,6 +106,8 @@ class Folder:
         if "\ufffd" in text:
             line = text.count("\n", 0, text.index("\ufffd")) + 1
             self.remark(path, "not UTF-8", "bytes that are no text; they were replaced", line=line)
+        if not text:
+            self.remark(path, "empty", "nothing in it")
         return text or None
 
     def numbered(self, folder: str) -> Iterator[NumberedFile]:
@@ -147,5 +149,5 @@ class Folder:
 def _blocks(path: Path) -> Iterator[bytes]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
-        while block := file.read(MIB):
+        while block := file.read1(MIB):  # what comes before damage, too
             yield block

@@ -30,6 +30,7 @@ from ..errors import GeometryError, LabError, TraceFormatError
 from ..geometry import AllocInfo, Geometry
 from ..kernels import V6_1, KernelVersion, kernel_for_release
 from ..stats import PercpuStats
+from .consistency import early_remarks, log_remarks, reading_remarks
 from .dmesg import Dmesg, read_dmesg
 from .early import early_calls, with_columns
 from .folder import Folder, NumberedFile, Remark
@@ -82,7 +83,7 @@ class ProcReading:
     file: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Recording:
     """A recording, with everything that was in its folder.
 
@@ -148,7 +149,8 @@ def open_trace(path: str | Path, *, progress: Callable[..., Any] | None = None) 
         raise TraceFormatError("there is no such file or folder", where=str(path),
                                remedy="name a trace or a folder with one")  # fmt: skip
     trace = read_trace(path, progress=progress)
-    return Recording(path.name, path, trace, pointer_bytes=None, oddities=tuple(_trace_remarks(path.name, trace)))
+    oddities = tuple(_trace_remarks(path.name, trace))
+    return Recording(path.name, path, trace, pointer_bytes=trace.pointer_bytes, oddities=oddities)
 
 
 def read_stats_folder(path: str | Path) -> tuple[tuple[StatsReading, ...], tuple[Remark, ...]]:
@@ -178,11 +180,13 @@ class _FolderReader:
         uname = (folder.text("uname.txt") or "").split()
         release = uname[2] if len(uname) > 2 else dmesg.release if dmesg else None
         kernel = kernel_for_release(release) if release else None
-        self._check_boots(dmesg, release)
-        stats = tuple(_stats_readings(folder, rows))
+        stats, proc = tuple(_stats_readings(folder, rows)), tuple(_proc_readings(folder, rows))
         geometry = self._geometry(dmesg, stats, kernel)
-        pointer_bytes = _pointer_bytes(uname)
-        pointer_bytes, accounts_memcg = self._accounting(trace, geometry, pointer_bytes)
+        nr_cpus = geometry.info.nr_cpus if geometry else self._nr_cpus()
+        pointer_bytes = _pointer_bytes(uname) or trace.pointer_bytes
+        pointer_bytes, accounts_memcg = self._accounting(trace, nr_cpus, pointer_bytes)
+        folder.remarks += log_remarks("dmesg.txt", dmesg, release) if dmesg else ()
+        folder.remarks += reading_remarks(stats, proc, geometry.info if geometry else None)
         return Recording(
             name=folder.path.resolve().name,
             path=folder.path,
@@ -193,7 +197,7 @@ class _FolderReader:
             geometry=geometry,
             dmesg=dmesg,
             stats=stats,
-            proc=tuple(_proc_readings(folder, rows)),
+            proc=proc,
             pointer_bytes=pointer_bytes,
             accounts_memcg=accounts_memcg,
             assumptions=tuple(self._assumptions),
@@ -235,21 +239,16 @@ class _FolderReader:
         if path is None:
             return None
         try:
-            early, problem = early_calls(read_trace(path), trace)
+            as_read = read_trace(path)
+            early, problem = early_calls(as_read, trace)
         except LabError as error:
             self._folder.remark(path, "unreadable", f"{error.what}; the early calls are missing")
             return None
+        self._folder.remarks += (*early_remarks(path.name, as_read.header, len(early)),
+                                 *_trace_remarks(path.name, as_read))  # fmt: skip
         if problem:
             self._folder.remark(path, "identities", problem)
         return early
-
-    def _check_boots(self, dmesg: Dmesg | None, release: str | None) -> None:
-        if dmesg is None:
-            return
-        if dmesg.nr_boots > 1:
-            self._folder.remark("dmesg.txt", "boots", f"the log of {dmesg.nr_boots} boots; the last counts")
-        if dmesg.release and release and dmesg.release != release:
-            self._folder.remark("dmesg.txt", "release", f"the log of {dmesg.release}, while uname says {release}")
 
     def _geometry(self, dmesg: Dmesg | None, stats: tuple[StatsReading, ...],
                   kernel: KernelVersion | None) -> Geometry | None:  # fmt: skip
@@ -283,23 +282,25 @@ class _FolderReader:
         count = (self._folder.text("cpucount.txt") or "").strip()
         return int(count) if count.isdecimal() and len(count) < 6 else None
 
-    def _accounting(self, trace: RecordedTrace, geometry: Geometry | None,
+    def _accounting(self, trace: RecordedTrace, nr_cpus: int | None,
                     pointer_bytes: int | None) -> tuple[int | None, bool | None]:  # fmt: skip
         """Find out what bytes_alloc holds beside size x possible CPUs: size / 4 pointers, or nothing.
 
         Source: pcpu_obj_full_size, v5.19 and later.
         """
         told = (trace.event == L.EVENT_ALLOC) & (trace.bytes_alloc >= 0)
-        if geometry is None or not told.any():
+        if nr_cpus is None or not told.any():
             return pointer_bytes, None
-        more = trace.bytes_alloc[told] - trace.size[told] * geometry.info.nr_cpus
-        nr_granules = trace.size[told] // 4
-        for size in (0, 4, 8):
-            if np.array_equal(more, nr_granules * size):
-                return (pointer_bytes or size or None), size > 0
-        self._folder.remark("trace", "bytes_alloc", "not size x possible CPUs, with or without bytes for accounting",
-                            line=int(trace.line[told][np.flatnonzero(more != nr_granules * 8)[0]]))  # fmt: skip
-        return pointer_bytes, None
+        more = trace.bytes_alloc[told] - trace.size[told] * nr_cpus
+        agrees = {size: more == trace.size[told] // 4 * size for size in (0, 4, 8)}
+        size = max(agrees, key=lambda size: int(agrees[size].sum()))
+        strange = np.flatnonzero(~agrees[size])
+        if len(strange):
+            text = f"{len(strange):,} times not size x {nr_cpus} CPUs with {size} bytes of accounting for 4"
+            self._folder.remark(Path(trace.source).name, "bytes_alloc", text, line=int(trace.line[told][strange[0]]))
+        if len(strange) * 10 > len(more):
+            return pointer_bytes, None
+        return pointer_bytes or size or None, size > 0
 
 
 def _pointer_bytes(uname: list[str]) -> int | None:
@@ -361,9 +362,7 @@ def _proc_readings(folder: Folder, rows: dict[tuple[str, int], Rows]) -> Iterato
 def _texts(folder: Folder, name: str) -> Iterator[tuple[NumberedFile, str]]:
     for file in folder.numbered(name):
         text = folder.read(file.path)
-        if text is None:
-            folder.remark(file.path, "empty", "nothing in it; left out")
-        else:
+        if text is not None:
             yield file, text
 
 
