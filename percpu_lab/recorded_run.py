@@ -9,6 +9,7 @@ area     named by the op of its allocation; a call before the trace has no op, i
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from .core import layout as L
 from .events import RING_COLUMNS, Events, Uint64s
 from .kernels import V4_13, KernelVersion
 from .rebuild import BEFORE, Rebuilt
+from .tracepoints import Event
 from .traces.recorded import RecordedTrace
 
 if TYPE_CHECKING:
@@ -35,12 +37,20 @@ class RunEvents(Events):
 
     base_addr: Uint64s
     ptr: Uint64s
+    whole: Events
+    rows: slice
 
     def __init__(self, whole: Events, chunk: Ints, birth: Ints, rows: slice, first_seq: int) -> None:
         columns = {name: getattr(whole, name)[rows] for name in RING_COLUMNS}
         Events.__init__(self, columns | {"chunk": chunk[rows], "birth": birth[rows]}, first_seq, whole.lost)
         self._keep("base_addr", whole.base_addr[rows], np.uint64)
         self._keep("ptr", whole.ptr[rows], np.uint64)
+        object.__setattr__(self, "whole", whole)
+        object.__setattr__(self, "rows", rows)
+
+    def __iter__(self) -> Iterator[Event]:
+        """Walk the events with all fields that the recording has."""
+        return iter(self.whole._made(self.rows, self.whole._events))
 
 
 class RecordedRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..annotations import Annotations
 from ..columns import RESERVED_ORDINAL, UNKNOWN, Snapshot
 from ..core import layout as L
 from ..spans import Lifetimes, Series, external_fragmentation
@@ -40,11 +41,11 @@ def hint_text(contig_hint: int, largest_free_bytes: int) -> str:
     >>> hint_text(24576, 4096)
     '24 KiB ⚠ really 4 KiB'
     >>> hint_text(UNKNOWN, 4096)
-    'unknown (4 KiB)'
+    'unknown, largest 4 KiB'
     """
     largest = format_bytes(largest_free_bytes)
     if contig_hint == UNKNOWN:
-        return f"unknown ({largest})"
+        return f"unknown, largest {largest}"
     return largest if contig_hint == largest_free_bytes else f"{format_bytes(contig_hint)} ⚠ really {largest}"
 
 
@@ -108,6 +109,21 @@ def timeline_status(lives: Lifetimes, *, is_tracing: bool, is_picture: bool, mar
     parts.append(f"ops {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {nr_live:,} go on")
     parts.append(f"failed: {failed:,}, chunks made: {made:,}, given back: {given_back:,}")
     return BETWEEN.join(parts)
+
+
+def time_label(annotations: Annotations | None) -> str:
+    """Name the time axis: ops of a run, events of a real kernel's trace."""
+    return "ops done" if annotations is None else "events of the trace"
+
+
+def notes_status(annotations: Annotations | None) -> list[str]:
+    """Say what else a recording tells up to now: warnings first."""
+    if annotations is None:
+        return []
+    nr_losses = int(annotations.notes.is_loss.sum())
+    parts = [annotations.caution] if annotations.caution else []
+    parts += [f"events lost at {nr_losses:,} place{'s' * (nr_losses != 1)}"] if nr_losses else []
+    return parts + ([annotations.when] if annotations.when else [])
 
 
 def nothing_happened(lives: Lifetimes, *, is_tracing: bool) -> str:

@@ -18,16 +18,19 @@ from bokeh.models import InlineStyleSheet, LayoutDOM
 from bokeh.models.widgets import PreText
 
 from ..allocator import Allocator, RunResult
-from ..columns import Columns, EventWindow, Snapshot, take
+from ..columns import EARLY, Columns, EventWindow, Snapshot, take
 from ..errors import LabError, RequestError
 from ..ops import Ops
 from ..player import Player
 from ..pointers import PercpuPtr
 from ..recorded_run import RecordedRun
+from ..runs import open_run
 from ..session import Selection, Session
+from ..traces.recording import Recording
 from ..units import format_bytes
 from ..workloads import WORKLOADS, Workload
 from . import static
+from ._words import notes_status
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
@@ -82,13 +85,14 @@ class Dashboard:
 
     def __init__(
         self,
-        subject: Allocator | RecordedRun,
+        subject: Allocator | RecordedRun | Recording,
         *,
         views: Sequence[str] = tuple(VIEWS),
         controls: bool = True,
         window_ops: int | None = None,
     ) -> None:
         check_views(views)
+        subject = open_run(subject) if isinstance(subject, Recording) else subject
         self.subject = subject
         self.view_names = tuple(views)
         self._source: Any = subject.engine if isinstance(subject, Allocator) else subject
@@ -132,8 +136,7 @@ class Dashboard:
     # --- display ------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        name = self.subject.name if isinstance(self.subject, Allocator) else "a recorded run"
-        return f"<Dashboard of {name!r}: {', '.join(self.view_names)}>"
+        return f"<Dashboard of {self.subject.name!r}: {', '.join(self.view_names)}>"
 
     @property
     def widget(self) -> widgets.VBox:
@@ -337,15 +340,16 @@ def summary(columns: Columns, selection: Selection) -> str:
     click an area to follow it
     """
     unit, totals = columns.snapshot.unit, columns.snapshot.totals
-    parts = [
-        f"op {columns.snapshot.op:,}",
-        f"{unit.nr_cpus} CPU{'s' * (unit.nr_cpus > 1)}, unit {format_bytes(unit.unit_size)}",
-    ]
+    cpus = f"{unit.nr_cpus} CPU{'s' * (unit.nr_cpus > 1)}" if unit.nr_cpus else "CPUs unknown"
+    parts = [f"op {columns.snapshot.op:,}", f"{cpus}, unit {format_bytes(unit.unit_size)}"]
     if totals.nr_empty_pop_pages >= 0:
         parts.append(f"{totals.nr_empty_pop_pages:,} empty populated pages")
     if totals.balance_pending > 0:
         parts.append("balance work is pending")
+    parts += notes_status(columns.annotations)
     followed = selected_area(columns.snapshot, selection.area) or "click an area to follow it"
+    if columns.annotations is not None and selection.area is not None:
+        followed += f", for {columns.annotations.origins.text(selection.area)}"
     return "  ·  ".join(parts) + "\n" + followed
 
 
@@ -356,6 +360,7 @@ def selected_area(snap: Snapshot, birth: int | None) -> str:
     row = snap.find(birth)
     if row is None:
         return f"selected: area {birth:,}, freed since"
+    when = f"by op {birth:,}, {snap.op - birth:,} ops ago" if birth > EARLY else "before the trace"
     areas = snap.areas
     ordinal = int(snap.chunks.ordinal[areas.chunk[row]])
     chunk = {-1: "the reserved chunk", 0: "the first chunk"}.get(ordinal, f"chunk {ordinal}")
@@ -364,7 +369,7 @@ def selected_area(snap: Snapshot, birth: int | None) -> str:
     return (
         f"selected: area {birth:,}, {size:,} B"
         + (f" ({asked:,} asked for)" if asked != size else "")
-        + f" at {int(areas.off_bytes[row]):,} in {chunk}, allocated by op {birth:,}, {snap.op - birth:,} ops ago"
+        + f" at {int(areas.off_bytes[row]):,} in {chunk}, allocated {when}"
     )
 
 
@@ -385,7 +390,7 @@ def plain_text() -> PreText:
     return PreText(text="", stylesheets=[InlineStyleSheet(css=_TEXT_CSS)], sizing_mode="stretch_width")
 
 
-def picture(subject: Allocator | RecordedRun, views: Sequence[str] = tuple(VIEWS)) -> Picture:
+def picture(subject: Allocator | RecordedRun | Recording, views: Sequence[str] = tuple(VIEWS)) -> Picture:
     """Make a static picture of an allocator or a recorded run as it stands, which stays in a saved notebook.
 
     >>> from percpu_lab import Allocator
@@ -399,7 +404,7 @@ def picture(subject: Allocator | RecordedRun, views: Sequence[str] = tuple(VIEWS
         RequestError: no such view.
     """
     check_views(views)
-    source = subject.engine if isinstance(subject, Allocator) else subject
+    source = open_run(subject) if isinstance(subject, Recording) else getattr(subject, "engine", subject)
     return static.picture(take(source), tuple(views))
 
 
@@ -414,6 +419,6 @@ def check_views(names: Sequence[str]) -> None:
         raise RequestError(f"no view {unknown or names!r}", where="views", remedy=f"choose from {', '.join(VIEWS)}")
 
 
-def watch(subject: Allocator | RecordedRun, **options: Any) -> Dashboard:
+def watch(subject: Allocator | RecordedRun | Recording, **options: Any) -> Dashboard:
     """Show an allocator or a recorded run in live views; see Dashboard for the options."""
     return Dashboard(subject, **options)

@@ -8,16 +8,18 @@ picture(take(engine)).save("now.svg")
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ..columns import IN_USE, NR_KINDS, Columns, Snapshot, unpopulated
+from ..annotations import Notes
+from ..columns import IN_USE, NR_KINDS, UNKNOWN, ChunkColumns, Columns, Snapshot, unpopulated
 from ..core import layout as L
 from ..errors import RequestError
-from ..raster import lifetime_image, unit_image
+from ..raster import CODE_NOTHING, lifetime_image, unit_image
 from ..spans import Lifetimes, Series, default_window, fragmentation_series, lifetimes, with_now
 from ..units import KIB, PAGE_SIZE, format_bytes
 from . import _style, _words
@@ -37,6 +39,10 @@ _MARKS = {
     L.EVENT_CREATE: ("+", _style.CHUNK, "chunk made"),
     L.EVENT_DESTROY: ("_", _style.CHUNK, "chunk given back"),
 }
+_NOTES = {False: ("v", _style.NOTE, "marker"), True: ("*", _style.FAILURE, "events lost")}
+_NOTE_LETTERS, _NOTES_ACROSS = 24, 60
+_PLACING_MARKERS = ("STATS_", "SNAP_", "END ")  # say where a file was read or what ends: too many to write out
+_MAX_EDGES, _MAX_LARGE_MARKS = 40, 60  # more would hide what they frame
 _FILES = (".png", ".svg", ".pdf")
 
 
@@ -141,9 +147,10 @@ def _finish(axes: Any, text: str) -> None:
         words.set_color(text)
 
 
-def _heading(axes: Any, title: str, status: str) -> None:
+def _heading(axes: Any, title: str, status: str, width: int = 170) -> None:
+    lines = [title, *textwrap.wrap(status, width, break_long_words=False)]
     # a dollar sign would begin a formula
-    axes.set_title(f"{title}\n{status}".replace("$", r"\$"), loc="left", fontsize=9)
+    axes.set_title("\n".join(lines).replace("$", r"\$"), loc="left", fontsize=9)
 
 
 def _legend(axes: Any, handles: Sequence[Any], ncols: int, below: float) -> None:
@@ -181,7 +188,8 @@ def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
     axes.set(xlim=(0, snap.unit.unit_size / KIB), ylim=(max(nr_rows, 4), 0), xlabel="offset in the unit (KiB)")
     axes.xaxis.set_major_locator(_power_of_two_ticks(snap.unit.unit_size))
     if nr_areas > _BUDGET:
-        codes = unit_image(snap, _NR_BINS, 0, snap.unit.unit_size)
+        codes = np.repeat(unit_image(snap, _NR_BINS, 0, snap.unit.unit_size), 10, axis=0)
+        codes[::10] = codes[9::10] = CODE_NOTHING  # between the strips
         extent = (0, snap.unit.unit_size / KIB, nr_rows, 0)
         axes.imshow(_rgba(_style.unit_palette(), codes), extent=extent, aspect="auto", interpolation="nearest")
     else:
@@ -194,7 +202,10 @@ def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
     _heading(
         axes,
         "Area map: every chunk's unit, byte by byte (all CPUs' units look alike)",
-        _words.area_map_status(snap, nr_areas, nr_areas),
+        _words.BETWEEN.join(
+            [_words.area_map_status(snap, nr_areas, nr_areas), *_words.notes_status(columns.annotations)]
+        ),
+        width=120,  # room for the headings of the columns on the right
     )
     if not nr_rows:
         axes.text(0.5, 0.5, _words.NO_CHUNK_YET, transform=axes.transAxes, ha="center")
@@ -207,9 +218,9 @@ def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
         "not managed",
     )
     patches = [_patch(colour, name) for colour, name in zip(_style.AREA_COLOURS, words, strict=True)]
-    patches.insert(
-        2, _patch(_style.NO_PAGE_FILL, "free, no page behind it yet", hatch="////", edgecolor=_style.NO_PAGE)
-    )
+    if (snap.chunks.nr_populated != UNKNOWN).any():
+        no_page = {"hatch": "////", "edgecolor": _style.NO_PAGE}
+        patches.insert(2, _patch(_style.NO_PAGE_FILL, "free, no page behind it yet", **no_page))
     _legend(axes, patches, 4, -0.2)
 
 
@@ -231,15 +242,27 @@ def _label_chunks(axes: Any, snap: Snapshot) -> None:
     chunks = snap.chunks
     rows = range(0, len(chunks), max(-(-len(chunks) // _MAX_LABELS), 1))
     axes.set_yticks([row + 0.5 for row in rows], [_words.chunk_label(int(chunks.ordinal[row])) for row in rows])
-    places = (1.01, 1.05, 1.12)
     text = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "va": "center"}
-    for place, heading in zip(places, ("slot", "free", "contig_hint"), strict=True):
+    for place, heading, words in _chunk_columns(chunks):
         axes.text(place, 1.03, heading, transform=axes.transAxes, fontsize=8)
-    for row in rows:
-        hint = _words.hint_text(int(chunks.contig_hint[row]), int(chunks.largest_free_bytes[row]))
-        words = (_words.slot_text(int(chunks.slot[row])), format_bytes(int(chunks.free_bytes[row])), hint)
-        for place, word in zip(places, words, strict=True):
-            axes.text(place, row + 0.5, word, **text)
+        for row in rows:
+            axes.text(place, row + 0.5, words(row), **text)
+
+
+def _chunk_columns(chunks: ChunkColumns) -> list[tuple[float, str, Callable[[int], str]]]:
+    """Place, heading and text of the columns beside the strips: of a recording what events tell."""
+    free, largest = chunks.free_bytes, chunks.largest_free_bytes
+    if (chunks.contig_hint == UNKNOWN).all():
+        return [
+            (1.01, "areas", lambda row: f"{int(chunks.nr_alloc[row]):,}"),
+            (1.06, "free", lambda row: format_bytes(int(free[row]))),
+            (1.14, "largest free", lambda row: format_bytes(int(largest[row]))),
+        ]
+    return [
+        (1.01, "slot", lambda row: _words.slot_text(int(chunks.slot[row]))),
+        (1.05, "free", lambda row: format_bytes(int(free[row]))),
+        (1.12, "contig_hint", lambda row: _words.hint_text(int(chunks.contig_hint[row]), int(largest[row]))),
+    ]
 
 
 # --- fragmentation ----------------------------------------------------------------------
@@ -260,7 +283,8 @@ def _fragmentation(part: Any, columns: Columns, chunk: int | None) -> None:
     if chosen is not None:
         _draw_share(lower, chosen, 0.8)
     upper.set(ylabel="KiB", ylim=(0, None))
-    lower.set(ylabel="%", ylim=(0, 100), xlabel="ops done", xlim=_window(columns))
+    lower.set(ylabel="%", ylim=(0, 100), xlabel=_words.time_label(columns.annotations), xlim=_window(columns))
+    upper.yaxis.set_major_formatter("{x:,.0f}")
     lower.xaxis.set_major_formatter("{x:,.0f}")
     _heading(upper, "Fragmentation: free bytes over time, per CPU", _words.fragmentation_status(total, chunk))
     _heading(lower, "External fragmentation: share of the free bytes outside the largest free area", "")
@@ -281,7 +305,7 @@ def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
     lives = lifetimes(columns.events, columns.snapshot, _window(columns))
     nr_bands = max(len(lives.bands), 1)
     lane = nr_bands + _LANE * max(nr_bands / 8, 1) / 2
-    axes.set(xlim=lives.window, ylim=(0, 2 * lane - nr_bands), xlabel="ops done")
+    axes.set(xlim=lives.window, ylim=(0, 2 * lane - nr_bands), xlabel=_words.time_label(columns.annotations))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     low, high = lives.managed
     row = np.arange(len(lives.bands))
@@ -293,11 +317,14 @@ def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
         row + high,
         _style.FREE,
         edgecolor=_style.NOTE,
-        linewidth=0.5,
+        linewidth=0.5 if nr_bands <= _MAX_EDGES else 0,
     )
     is_picture = len(lives) > _BUDGET
     (_draw_lifetime_image if is_picture else _draw_lifetimes)(axes, lives)
     _draw_marks(axes, lives, lane)
+    marks = [_mark_sample(*style) for style in _MARKS.values()]
+    if columns.annotations is not None:
+        marks += _draw_notes(axes, columns.annotations.notes, lives.window)
     axes.axvline(lives.now, color=_style.NOTE, linestyle="dotted")
     shown = range(0, len(lives.bands), max(-(-nr_bands // _MAX_LABELS), 1))
     labels = [_words.chunk_label(int(lives.bands[band])) for band in shown]
@@ -308,8 +335,7 @@ def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
         0.5, 0.5, _words.nothing_happened(lives, is_tracing=columns.is_tracing), transform=axes.transAxes, ha="center"
     )
     colours = {_style.IN_USE: "in use now", _style.FREED: "freed since", _style.FREE: "free, chunk exists"}
-    marks = [_mark_sample(*style) for style in _MARKS.values()]
-    _legend(axes, [*(_patch(colour, words) for colour, words in colours.items()), *marks], 6, -0.2)
+    _legend(axes, [*(_patch(colour, words) for colour, words in colours.items()), *marks], 8, -0.2)
 
 
 def _window(columns: Columns) -> tuple[int, int]:
@@ -341,7 +367,31 @@ def _draw_marks(axes: Any, lives: Lifetimes, lane: float) -> None:
         rows = lives.marks.event == event
         place = np.searchsorted(lives.bands, lives.marks.ordinal[rows]) + 0.5
         y = np.full(len(place), lane) if event == L.EVENT_FAIL else place
-        axes.scatter(lives.marks.op[rows], y, marker=marker, color=colour, s=48, linewidths=1.8, zorder=3)
+        size, width = (48, 1.8) if len(y) <= _MAX_LARGE_MARKS else (9, 0.8)
+        axes.scatter(lives.marks.op[rows], y, marker=marker, color=colour, s=size, linewidths=width, zorder=3)
+
+
+def _draw_notes(axes: Any, notes: Notes, window: tuple[int, int]) -> list[Any]:
+    """Mark where something was noted or lost, in words where there is room; gives samples for the legend."""
+    start, end = window
+    top = axes.get_ylim()[1]
+    samples = []
+    for is_loss, (marker, colour, words) in _NOTES.items():
+        rows = np.flatnonzero((notes.is_loss == is_loss) & (notes.op >= start))
+        if not len(rows):
+            continue
+        samples.append(_mark_sample(marker, colour, words))
+        axes.scatter(
+            notes.op[rows], np.full(len(rows), top), marker=marker, color=colour, s=20, clip_on=False, zorder=4
+        )
+        reached = start - 1.0
+        for row in rows.tolist():
+            text = textwrap.shorten(notes.text[row], _NOTE_LETTERS, placeholder="…")
+            if notes.op[row] >= reached and not text.startswith(_PLACING_MARKERS):
+                place = {"rotation": 90, "va": "top", "ha": "left", "fontsize": 6.5, "color": colour}
+                axes.text(notes.op[row], top * 0.985, text.replace("$", r"\$"), parse_math=False, **place)
+                reached = notes.op[row] + (end - start) / _NOTES_ACROSS
+    return samples
 
 
 def _mark_sample(marker: str, colour: str, words: str) -> Any:
