@@ -1,18 +1,21 @@
 """The kernel versions this package knows, one row each: everything that differs between them and is not code.
 
-    row      what came with it                                          read by
-    v4.13    percpu_stats and the five events, over the area map        geometry, stats, events, engines
-    v4.14    the bitmap: other labels in percpu_stats                   stats
-    v5.2     scan hints                                                 geometry
-    v5.9     memcg_aware, a line a chunk                                stats
-    v5.14    partial depopulation: chunks to_depopulate and sidelined   stats
-    v5.19    call_site, bytes_alloc, gfp_flags                          events
-    v6.1     a release whose decisions were checked                     review
-    v6.6     atomic failures are logged, too                            engines
-    v6.12    20 KiB at least in the first chunk                         geometry, engines
+    row      what came with it                                            read by
+    v4.13    percpu_stats and the five events, over the area map          geometry, stats, events, engines
+    v4.14    the bitmap: other labels in percpu_stats                     stats
+    v5.1     no address in the boot line                                  geometry
+    v5.2     scan hints
+    v5.9     memcg_aware, a line a chunk                                  stats
+    v5.14    partial depopulation: chunks to_depopulate and sidelined;    stats
+             memcg_aware is gone
+    v5.19    call_site, bytes_alloc, gfp_flags                            events
+    v6.1     a release whose decisions were checked                       review
+    v6.2     20 KiB at least in the first chunk                           geometry
+    v6.6     atomic failures are logged, too                              engines
+    v6.12    a release with an engine of its own                          engines, review
 
-A row holds from its release to that of the next. It bears the commit that made the change where that is known, else
-None. It names an engine only where one was checked against recordings of that very release.
+A row holds from its release to that of the next. It bears the commit of the change where that is known from public mail
+and change logs, else None. It names an engine only where one was checked against recordings of that very release.
 
 >>> kernel_for_release("5.10.0-28-amd64").release
 'v5.9'
@@ -147,7 +150,7 @@ V4_13 = KernelVersion(
     release="v4.13",
     allocator="areamap",
     changed="percpu_stats and the five events",
-    commit=None,
+    commit="30a5b5367ef9",
     dynamic_early_size=12 * KIB,
     logs_base=True,
     logs_atomic_failures=False,
@@ -161,32 +164,59 @@ V4_14 = replace(
     release="v4.14",
     allocator="bitmap",
     changed="the bitmap takes the place of the area map",
+    commit="40064aeca35c",
     stats=_BITMAP,
     engine=None,
     replayed_by=None,
 )
-V5_2 = replace(V4_14, release="v5.2", changed="scan hints and a threshold for failures", logs_base=False)
-V5_9 = replace(V5_2, release="v5.9", changed="accounted chunks are apart; memcg_aware", stats=_MEMCG_AWARE)
-V5_14 = replace(V5_9, release="v5.14", changed="partial depopulation; memcg_aware is gone", stats=_BITMAP)
+V5_1 = replace(V4_14, release="v5.1", changed="no address in the boot line", commit="00206a69ee32", logs_base=False)
+V5_2 = replace(V5_1, release="v5.2", changed="scan hints", commit="b89462a9c5f4")
+V5_9 = replace(
+    V5_2,
+    release="v5.9",
+    changed="accounted areas have chunks of their own; memcg_aware",
+    commit="3c7be18ac9a0",
+    stats=_MEMCG_AWARE,
+)
+V5_14 = replace(
+    V5_9,
+    release="v5.14",
+    changed="partial depopulation; memcg_aware is gone",
+    commit="f183324133ea",  # the second: faf65dde844a
+    stats=_BITMAP,
+)
 V5_19 = replace(
     V5_14,
     release="v5.19",
     changed="allocations are recorded with call_site, bytes_alloc and gfp_flags",
+    commit="f67bed134a05",
     alloc_fields=("call_site", "bytes_alloc", "gfp_flags"),
 )
-V6_1 = replace(V5_19, release="v6.1", changed="decisions were checked", replayed_by="v6.12-bitmap")
-V6_6 = replace(V6_1, release="v6.6", changed="atomic failures are logged", logs_atomic_failures=True, replayed_by=None)
+V6_1 = replace(V5_19, release="v6.1", changed="decisions were checked", commit=None, replayed_by="v6.12-bitmap")
+V6_2 = replace(
+    V6_1,
+    release="v6.2",
+    changed="the first chunk has more room",
+    commit="e8753e416c7e",
+    dynamic_early_size=20 * KIB,
+    replayed_by=None,
+)
+V6_6 = replace(
+    V6_2, release="v6.6", changed="atomic failures are logged", commit="f7d77dfc91f7", logs_atomic_failures=True
+)
 V6_12 = replace(
     V6_6,
     release="v6.12",
-    changed="the first chunk has more room",
-    dynamic_early_size=20 * KIB,
+    changed="decisions were checked, and an engine made of them",
+    commit=None,
     engine="v6.12-bitmap",
     replayed_by="v6.12-bitmap",
 )
 
 #: every row, by rising release
-KERNEL_VERSIONS: tuple[KernelVersion, ...] = (V4_13, V4_14, V5_2, V5_9, V5_14, V5_19, V6_1, V6_6, V6_12)
+KERNEL_VERSIONS: tuple[KernelVersion, ...] = (
+    V4_13, V4_14, V5_1, V5_2, V5_9, V5_14, V5_19, V6_1, V6_2, V6_6, V6_12,
+)  # fmt: skip
 #: the same by name
 KERNELS: Mapping[str, KernelVersion] = MappingProxyType({row.name: row for row in KERNEL_VERSIONS})
 #: every layout of percpu_stats, by name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,19 @@ def test_the_releases_asked_for_have_rows() -> None:
     assert any(row.release.startswith("v5.") for row in KERNEL_VERSIONS)
 
 
+def test_a_commit_is_known_by_its_first_twelve_digits_or_not_at_all() -> None:
+    commits = [row.commit for row in KERNEL_VERSIONS if row.commit is not None]
+    assert all(re.fullmatch("[0-9a-f]{12}", commit) for commit in commits)
+    assert len(set(commits)) == len(commits)
+
+
+def test_what_differs_between_rows_is_what_the_kernels_do() -> None:
+    assert [row.release for row in KERNEL_VERSIONS if row.logs_base] == ["v4.13", "v4.14"]
+    assert {row.release for row in KERNEL_VERSIONS if row.dynamic_early_size == 20480} == {"v6.2", "v6.6", "v6.12"}
+    assert {row.release for row in KERNEL_VERSIONS if row.logs_atomic_failures} == {"v6.6", "v6.12"}
+    assert {row.dynamic_early_size for row in KERNEL_VERSIONS} == {12288, 20480}
+
+
 def test_an_engine_is_claimed_for_no_release_but_those_it_was_checked_against() -> None:
     assert {row.release: row.engine for row in KERNEL_VERSIONS if row.engine} == {
         "v4.13": "v4.13-areamap",
@@ -40,6 +55,8 @@ def test_an_engine_is_claimed_for_no_release_but_those_it_was_checked_against() 
         ("4.13.0", "v4.13"),
         ("4.14.336", "v4.14"),
         ("4.19.0-27-amd64", "v4.14"),
+        ("5.0.21", "v4.14"),
+        ("5.1.0", "v5.1"),
         ("5.2.0", "v5.2"),
         ("5.8.18", "v5.2"),
         ("5.10.0-28-amd64", "v5.9"),
@@ -48,6 +65,7 @@ def test_an_engine_is_claimed_for_no_release_but_those_it_was_checked_against() 
         ("6.0.0", "v5.19"),
         ("6.1.0-53-cloud-amd64", "v6.1"),
         ("6.1.192-pcpustats", "v6.1"),
+        ("6.2.0-39-generic", "v6.2"),
         ("6.6.9", "v6.6"),
         ("6.12.117+deb12-cloud-amd64", "v6.12"),
         ("v7.0", "v6.12"),

@@ -1,6 +1,6 @@
 """The layout read back from what a kernel wrote to its log while it booted.
 
-    percpu: Embedded 61 pages/cpu s212992 r8192 d28672 u524288        embed; since v5.2 without `@address`
+    percpu: Embedded 61 pages/cpu s212992 r8192 d28672 u524288        embed; since v5.1 without `@address`
     percpu: 50 4K pages/cpu s181032 r8192 d15576                      page: the unit is that many pages
     pcpu-alloc: s212992 r8192 d28672 u524288 alloc=1*2097152          alloc_size as a multiple of atom_size
     pcpu-alloc: [0] 0 1 2 - [1] 3 4 5 -                               upa units of a group each; `-` has no CPU
