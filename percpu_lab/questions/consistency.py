@@ -83,11 +83,6 @@ def consistency(subject: Any) -> Consistency:
     return Consistency(rows=tuple(found), nr_events=len(trace), nr_lost=nr_lost, certain=certain, inferred=(silent,))
 
 
-def _line(trace: Any, row: int) -> int | None:
-    lines = getattr(trace, "line", None)
-    return int(lines[row]) if lines is not None and 0 <= row < len(lines) else None
-
-
 def _lost(trace: Any) -> Iterator[Finding]:
     by_how: dict[str, list[Any]] = {}
     for loss in getattr(trace, "losses", ()):
@@ -111,7 +106,7 @@ def _contradictions(whole: Subject) -> Iterator[Finding]:
     for rows, kind, text in cases:
         if len(rows):
             weight: Weight = "note" if kind == "unmatched frees" and not trace.lost else "damage"
-            yield Finding(weight, kind, len(rows), _line(trace, int(rows[0])), text)
+            yield Finding(weight, kind, len(rows), whole.line(int(rows[0])), text)
 
 
 def _clock(whole: Subject) -> Iterator[Finding]:
@@ -125,11 +120,11 @@ def _clock(whole: Subject) -> Iterator[Finding]:
     boots = back[(-step[back] > _BOOT_STEP_SECONDS) & (-step[back] > _BOOT_SHARE * before)]
     if len(boots):
         text = f"the clock falls by {format_seconds(-float(step[boots].min()))}: two boots in one file, cut it there"
-        yield Finding("damage", "boots", len(boots) + 1, _line(trace, int(boots[0]) + 1), text)
+        yield Finding("damage", "boots", len(boots) + 1, whole.line(int(boots[0]) + 1), text)
     small = np.setdiff1d(back, boots)
     if len(small):
         text = f"clocks of the CPUs differ, by {format_seconds(-float(step[small].min()))} at most; file order is kept"
-        yield Finding("note", "steps back", len(small), _line(trace, int(small[0]) + 1), text)
+        yield Finding("note", "steps back", len(small), whole.line(int(small[0]) + 1), text)
 
 
 def _phases(trace: Any) -> Iterator[Finding]:

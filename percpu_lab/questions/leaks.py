@@ -29,6 +29,7 @@ _ORDER: tuple[Verdict, ...] = ("grows", "kept", "backlog", "before tracing")
 _NR_PARTS = 8
 _LEAST_RISES = 4
 _LEAST_AREAS = 4
+_LEAST_SHARE = 0.25  # of the growth in the second half of the time: what is set up at the start comes before
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Suspect:
         nr_live, live_bytes: areas at the end, and their size on one CPU.
         oldest_seconds, median_seconds: their age; None without a clock.
         growth: areas gained between the lowest level of the first eighth and that of the last.
-        lows: lowest level in each eighth of the trace since the first allocation.
+        lows: lowest level in each eighth of the time since the first allocation; of the events without a clock.
     """
 
     call_site: str
@@ -116,7 +117,8 @@ def leaks(subject: Any, *, at: At = None, older_than: float = 0.0) -> Leaks:
         chosen = (ledger.site.code == site) & (ledger.born >= 0)
         rows, levels = _curve(ledger.born[chosen], ledger.died[chosen], moment)
         curves[ledger.site.names[site]] = rows, levels
-        found.append(_suspect(ledger, site, recent & chosen, age, _lows(rows, levels, moment)))
+        lows = [_lows(rows, levels, edges) for edges in _edges(ledger, int(rows[0]), moment)]
+        found.append(_suspect(ledger, site, recent & chosen, age, int((levels[1:] < levels[:-1]).sum()), lows))
     found.sort(key=lambda row: (_ORDER.index(row.verdict), -row.live_bytes))
     shown = [row.call_site for row in found if row.call_site in curves][:5]
     kept = tuple((name, tuple(curves[name][0].tolist()), tuple(curves[name][1].tolist())) for name in shown)
@@ -132,9 +134,18 @@ def _curve(born: Ints, died: Ints, moment: int) -> tuple[Ints, Ints]:
     return rows[order], np.cumsum(step[order])
 
 
-def _lows(rows: Ints, levels: Ints, moment: int) -> tuple[int, ...]:
-    """The lowest level in each part of the rows since the first."""
-    edges = np.linspace(rows[0], moment, _NR_PARTS + 1).astype(np.int64)
+def _edges(ledger: Ledger, first: int, moment: int) -> list[Ints]:
+    """Rows that part the trace from a row to a moment in eighths: of the time, if there is a clock, and of the rows."""
+    edges = [np.linspace(first, moment, _NR_PARTS + 1).astype(np.int64)]
+    if len(ledger.seconds):
+        start, end = ledger.second_of(np.array([first, moment - 1])).tolist()
+        inner = np.searchsorted(ledger.seconds, np.linspace(start, end, _NR_PARTS + 1)[1:-1])
+        edges.insert(0, np.concatenate([[first], np.clip(inner, first, moment), [moment]]))
+    return edges
+
+
+def _lows(rows: Ints, levels: Ints, edges: Ints) -> tuple[int, ...]:
+    """The lowest level between edges; the first part begins with the first allocation."""
     places = np.searchsorted(rows, edges)
     lows = []
     for start, end in pairwise(places.tolist()):
@@ -143,21 +154,30 @@ def _lows(rows: Ints, levels: Ints, moment: int) -> tuple[int, ...]:
     return tuple(lows)
 
 
-def _suspect(ledger: Ledger, site: int, chosen: Bools, age: Floats, lows: tuple[int, ...]) -> Suspect:
+def _suspect(
+    ledger: Ledger, site: int, chosen: Bools, age: Floats, nr_freed: int, lows: list[tuple[int, ...]]
+) -> Suspect:
     nr_live = int(chosen.sum())
-    return Suspect(
-        ledger.site.names[site], _verdict(lows, nr_live), nr_live, int(ledger.size[chosen].sum()),
-        *_ages(age[chosen]), lows[-1] - lows[0], lows,
-    )  # fmt: skip
+    size = int(ledger.size[chosen].sum())
+    shown = lows[0]
+    verdict = _verdict(lows, nr_live, nr_freed)
+    name = ledger.site.names[site]
+    return Suspect(name, verdict, nr_live, size, *_ages(age[chosen]), shown[-1] - shown[0], shown)
 
 
-def _verdict(lows: tuple[int, ...], nr_live: int) -> Verdict:
+def _verdict(lows: list[tuple[int, ...]], nr_live: int, nr_freed: int) -> Verdict:
+    if all(map(_is_growing, lows)):
+        return "grows"
+    was_low = any(2 * min(part[_NR_PARTS // 2 :]) <= nr_live for part in lows)
+    return "backlog" if was_low and nr_freed >= nr_live else "kept"
+
+
+def _is_growing(lows: tuple[int, ...]) -> bool:
     rises = sum(later > earlier for earlier, later in pairwise(lows))
     falls = sum(later < earlier for earlier, later in pairwise(lows))
-    still = lows[-1] > lows[len(lows) // 2]
-    if not falls and rises >= _LEAST_RISES and still and lows[-1] - lows[0] >= _LEAST_AREAS:
-        return "grows"
-    return "backlog" if 2 * min(lows[len(lows) // 2 :]) <= nr_live else "kept"
+    growth = lows[-1] - lows[0]
+    lately = lows[-1] - lows[len(lows) // 2]
+    return not falls and rises >= _LEAST_RISES and growth >= _LEAST_AREAS and lately >= _LEAST_SHARE * growth
 
 
 def _before_tracing(ledger: Ledger, chosen: Bools, age: Floats) -> Suspect:

@@ -20,6 +20,7 @@ from ..rebuild import Rebuilt
 from .ledger import Ledger
 
 if TYPE_CHECKING:
+    from ..review import Review
     from ..traces.recording import Recording
 
 Notes = dict[str, tuple[str, ...]]
@@ -37,6 +38,7 @@ class Subject:
         rebuilt: its events rebuilt; None where only the live areas are known.
         recording: the recording, where it is one.
         engine: the engine, where it is simulated.
+        review: of the recording, if it was made before.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Subject:
         rebuilt: Rebuilt | None = None,
         recording: Recording | None = None,
         engine: Engine | None = None,
+        review: Review | None = None,
     ) -> None:
         self.source, self.rebuilt, self.recording, self.engine = source, rebuilt, recording, engine
+        self._review = review
 
     def __repr__(self) -> str:
         return f"<Subject: {type(self.source).__name__}>"
@@ -67,6 +71,9 @@ class Subject:
             return cls(source, rebuilt=Rebuilt.of(source))
         if isinstance(source, (Allocator, Engine)):
             return cls._of_engine(source, source.engine if isinstance(source, Allocator) else source)
+        if isinstance(getattr(source, "rebuilt", None), Rebuilt):  # a Review, or a RecordedRun
+            recording = getattr(source, "recording", None)
+            return cls(source, rebuilt=source.rebuilt, recording=recording, review=source if recording else None)
         if isinstance(getattr(source, "trace", None), Events):
             return cls(source, rebuilt=Rebuilt(source), recording=source)
         raise RequestError(
@@ -93,6 +100,32 @@ class Subject:
         return Ledger.of_snapshot(snapshot(self.engine))
 
     @property
+    def review(self) -> Review:
+        """The review of the recording; made at the first use.
+
+        Raises:
+            RequestError: it is no recording.
+        """
+        if self._review is None:
+            if self.recording is None:
+                raise RequestError("only a recording can be reviewed", where="review", remedy="open it by open_trace")
+            from ..review import review
+
+            self._review = review(self.recording)
+        return self._review
+
+    def engine_at(self, at: At = None) -> Engine | None:
+        """Give the allocator as it stood at a moment: the engine itself, or the model that a review replays.
+
+        None if there is no such model, or a simulated past is asked for.
+        """
+        if self.engine is not None:
+            return self.engine if at is None else None
+        if self.recording is None or not self.review.is_reviewed:
+            return None
+        return self.review.state_at(self.moment(at))
+
+    @property
     def trace(self) -> Any:
         """The events; None where only the live areas are known."""
         return self.rebuilt.trace if self.rebuilt is not None else None
@@ -112,6 +145,11 @@ class Subject:
             return self.rebuilt.space.least_size
         assert self.engine is not None
         return self.engine.geometry.kernel.least_size
+
+    def line(self, row: int) -> int | None:
+        """Give the line of a row in the file it was read from; None if there is none."""
+        lines = getattr(self.trace, "line", None)
+        return int(lines[row]) if lines is not None and 0 <= row < len(lines) else None
 
     def moment(self, at: At) -> int:
         """Find a moment: a row of the trace, or the first marker with a text in it; None is the end.

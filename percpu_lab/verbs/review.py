@@ -1,0 +1,68 @@
+"""The verbs `review` and `report`: a recording as a whole."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .common import OK, Progress, Verbs, add_path, open_recording, say, verb, write_json
+
+
+def add_review(verbs: Verbs) -> None:
+    """Enter `review`."""
+    parser = verb(
+        verbs,
+        "review",
+        _review,
+        "say whether each decision of a recorded kernel is what the algorithm decides",
+        """\
+Replays the recorded requests through the allocator of that kernel and compares every placement; then ten lines that say
+what was found. A folder with dmesg.txt is needed for that: without the geometry only the events are counted.""",
+    )
+    add_path(parser)
+
+
+def _review(args: argparse.Namespace) -> int:
+    from ..questions import verdict
+
+    review = reviewed(args.path)
+    if args.json:
+        write_json(review.as_json())
+    else:
+        say(verdict(review).text())
+    return OK
+
+
+def reviewed(path: str) -> Any:
+    """Open a recording and review it, with a line that says how far it is."""
+    from ..review import review
+
+    recording = open_recording(path)
+    with Progress(f"reviewing {recording.name}") as progress:
+        return review(recording, progress=progress.working)
+
+
+def add_report(verbs: Verbs) -> None:
+    """Enter `report`."""
+    parser = verb(
+        verbs,
+        "report",
+        _report,
+        "write one page with the pictures, the answers and the odd lines of a recording",
+        "The page needs nothing but a browser: no network, no script, no other file.",
+    )
+    add_path(parser)
+    parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True, help="the page, FILE.html")
+
+
+def _report(args: argparse.Namespace) -> int:
+    from ..report import report
+
+    page = report(reviewed(args.path))
+    args.out.write_text(page, encoding="utf-8")
+    if args.json:
+        write_json({"report": str(args.out), "bytes": len(page.encode())})
+    else:
+        say(f"{args.out}: {len(page.encode()):,} bytes")
+    return OK
