@@ -178,3 +178,14 @@ def test_groups_of_different_sizes_have_equally_many_areas() -> None:
     info = AllocInfo(8192, 0, 24576, 32768, 4096, 32768, groups, (0, 1, 2))
     assert check_chunk_areas(areas(65536, 32768), info, 2) == ()
     assert check_chunk_areas(areas(65536, 65536, 32768), info) == ("the groups do not have the same number of areas",)
+
+
+@pytest.mark.parametrize("line", ["pcpu-alloc: [0] " + "1" * 50000 + "x", "pcpu-alloc: [0] " + "1 - " * 20000 + "x"])
+def test_a_hostile_line_takes_no_time(line: str) -> None:
+    with pytest.raises(GeometryError):
+        AllocInfo.from_log([line])
+
+
+def test_a_kernel_without_smp_has_no_static_part() -> None:
+    info = Geometry.up().info
+    assert AllocInfo.from_log(info.dump())[0] == info

@@ -128,12 +128,23 @@ def test_the_empty_pages_of_isolated_chunks_do_not_count() -> None:
 REQUESTS = st.lists(st.tuples(st.integers(1, 3000), st.sampled_from([4, 8, 64]), st.booleans()), max_size=60)
 
 
-@pytest.mark.parametrize("kernel", ["v4.13-areamap", "v6.12-bitmap"])
-@given(requests=REQUESTS)
-def test_an_engine_gives_no_finding_whatever_is_asked_of_it(kernel: str, requests: list[tuple[int, int, bool]]) -> None:
-    engine = Engine(Geometry.simple(reserved_size=4096), kernel=kernel, jit="off")
+@pytest.mark.parametrize(
+    ("kernel", "static_size", "dyn_size"),
+    [("v4.13-areamap", 8192, 24576), ("v6.12-bitmap", 8192, 24576), ("v6.12-bitmap", 8193, 24475)],
+)
+@given(requests=REQUESTS, is_atomic=st.booleans(), reserved=st.booleans())
+def test_an_engine_gives_no_finding_whatever_is_asked_of_it(
+    kernel: str,
+    static_size: int,
+    dyn_size: int,
+    requests: list[tuple[int, int, bool]],
+    is_atomic: bool,
+    reserved: bool,
+) -> None:
+    geometry = Geometry.simple(static_size=static_size, reserved_size=4096, dyn_size=dyn_size)
+    engine = Engine(geometry, kernel=kernel, jit="off")
     for size, align, then_free in requests:
-        pointer = engine.alloc(size, align, False, False)
+        pointer = engine.alloc(size, align, reserved, is_atomic)
         if then_free and pointer:
             engine.free(pointer)
     engine.balance()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .info import AllocInfo
 
 _HEAD = re.compile(r"pcpu-alloc: s(\d{1,12}) r(\d{1,12}) d(\d{1,12}) u(\d{1,12}) alloc=(\d{1,9})\*(\d{1,12})\s*$")
-_MAP = re.compile(r"pcpu-alloc: ((?:\[\d{1,5}\] (?:(?:\d{1,5}|-{1,8})\s*)+)+)$")
+_MAP = re.compile(r"pcpu-alloc: ((?:\[\d{1,5}\] (?:(?:\d{1,5}|-{1,8})(?:\s+|$))+)+)$")
 _WORDS = re.compile(r"\[(\d+)\]|(\d+)|(-+)")
 _EMBED = re.compile(r"percpu: Embedded (\d{1,9}) pages/cpu(?: @\S+)? s(\d{1,12}) r(\d{1,12}) d(\d{1,12}) u(\d{1,12})")
 _PAGE = re.compile(r"percpu: (\d{1,9}) (\d{1,5})K pages/cpu(?: @\S+)? s(\d{1,12}) r(\d{1,12}) d(\d{1,12})")

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import LabError
-from ..kernels import STATS_LAYOUTS, StatsLayout
+from ..kernels import STATS_LAYOUTS, V4_13, StatsLayout
 
 if TYPE_CHECKING:
     import pandas
@@ -222,7 +222,9 @@ class PercpuStats:
     def total_bytes(self, chunk: AnyChunkStats) -> int:
         """Give the bytes a chunk can hand out: dyn_size of the first, reserved_size, or the unit."""
         info = self.alloc_info
-        return {"first": info.dyn_size, "reserved": info.reserved_size}.get(chunk.kind, info.unit_size)
+        # a bitmap begins with a whole granule: what static_size lacks of one is taken from the first chunk
+        lost = 0 if self.layout == V4_13.stats.name else -info.static_size % 4
+        return {"first": info.dyn_size - lost, "reserved": info.reserved_size}.get(chunk.kind, info.unit_size)
 
     def frame(self) -> pandas.DataFrame:
         """Give the chunks as a pandas table, a row each, in the order of the file.
