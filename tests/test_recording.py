@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,13 @@ def test_snaps_lie_between_their_own_markers_or_behind_the_statistics() -> None:
 def test_a_file_alone_is_a_trace_and_nothing_else() -> None:
     recording = open_trace(REAL / "pcs-smp3-boot" / "trace-nohashptr.txt.gz")
     assert (len(recording.trace), recording.early, recording.geometry, recording.stats) == (336, None, None, ())
+
+
+def test_the_standard_input_is_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REAL / "pcs-smp3-boot" / "trace.txt.gz").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    recording = open_trace("-")
+    assert (recording.name, len(recording.trace)) == ("standard input", 336)
 
 
 def test_progress_is_reported_while_reading() -> None:

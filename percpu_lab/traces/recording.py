@@ -136,7 +136,7 @@ def open_trace(path: str | Path, *, progress: Callable[..., Any] | None = None) 
     """Open a recording: a folder with all that is in it, or a trace file alone.
 
     Args:
-        path: the folder or file.
+        path: the folder or file; "-" for the standard input.
         progress: called while the trace is read, as read_trace does.
 
     Raises:
@@ -145,12 +145,14 @@ def open_trace(path: str | Path, *, progress: Callable[..., Any] | None = None) 
     path = Path(path)
     if path.is_dir():
         return _FolderReader(Folder(path), progress).recording()
-    if not path.exists():
+    is_input = str(path) == "-"
+    if not path.exists() and not is_input:
         raise TraceFormatError("there is no such file or folder", where=str(path),
                                remedy="name a trace or a folder with one")  # fmt: skip
-    trace = read_trace(path, progress=progress)
-    oddities = tuple(_trace_remarks(path.name, trace))
-    return Recording(path.name, path, trace, pointer_bytes=trace.pointer_bytes, oddities=oddities)
+    trace = read_trace("-" if is_input else path, progress=progress)
+    name = "standard input" if is_input else path.name
+    oddities = tuple(_trace_remarks(name, trace))
+    return Recording(name, path, trace, pointer_bytes=trace.pointer_bytes, oddities=oddities)
 
 
 def read_stats_folder(path: str | Path) -> tuple[tuple[StatsReading, ...], tuple[Remark, ...]]:
