@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 
 __all__ = [
     "ALLOC_GROUPS", "COUNTS", "FAIL_GROUPS", "FREE_GROUPS", "GOLDEN", "LAYOUTS", "LOST", "PAYLOAD_LOST",
@@ -24,18 +25,18 @@ __all__ = [
 # A name of up to 15 characters may hold anything, so it is taken as short as what follows allows.
 _TASK = r"(?!\s{0,4}>[> ])\s{0,64}(\S.{0,15}?)"  # > at the margin is the quote of a mail
 _CPU = r"\[([0-9]{1,5})\]"
-_SECONDS = r"(-?[0-9]{1,18})(?:\.([0-9]{1,9}))?"
-_POINTER = r"([0-9a-f]{16}|[0-9a-f]{8}|0x[0-9a-f]{1,16})"
+_SECONDS = r"(-?[0-9]{1,18}(?!\.)|[0-8]?[0-9]{1,9}(?=\.))(?:\.([0-9]{1,9}))?"  # fits into 63 bits with its digits
 _REQUEST = r"reserved=([01]) is_atomic=([01]) size=([0-9]{1,18}) align=([0-9]{1,18})"
 
 PREFIX_GROUPS = slice(0, 6)
 ALLOC_GROUPS, FREE_GROUPS, FAIL_GROUPS = slice(6, 16), slice(16, 19), slice(19, 23)
 # the fields as kernels print them, each event with groups of its own; any other form is read field by field
+_AREA = r"base_addr=(POINTER) off=([0-9]{1,10}) ptr=(POINTER)"
 _FIELDS = (
     r"(?:percpu:)?percpu_(?:"
     rf"alloc_percpu:\s{{1,8}}(?:call_site=(\S+(?: \[[^\]\s]+\])?) )?{_REQUEST}"
-    rf" base_addr={_POINTER} off=([0-9]{{1,10}}) ptr={_POINTER}(?: bytes_alloc=([0-9]{{1,18}}) gfp_flags=(\S*))?"
-    rf"|free_percpu:\s{{1,8}}base_addr={_POINTER} off=([0-9]{{1,10}}) ptr={_POINTER}"
+    rf" {_AREA}(?: bytes_alloc=([0-9]{{1,18}}) gfp_flags=(\S*))?"
+    rf"|free_percpu:\s{{1,8}}{_AREA}"
     rf"|alloc_percpu_fail:\s{{1,8}}{_REQUEST})\r?"
 )
 # with the options sym-addr and sym-offset the name of a marker is followed by <address> or +offset
@@ -53,24 +54,37 @@ class Layout:
     Args:
         name: of the layout.
         prefix: a pattern with the six groups.
-        fast: a line with one of the three common events in its usual form: groups as the constants above say.
         percpu_event: a line with any percpu event: the six groups, the event's name and its fields.
         any_event: a line with any event.
     """
 
     name: str
     prefix: str
-    fast: re.Pattern[str] = field(init=False, repr=False)
     percpu_event: re.Pattern[str] = field(init=False, repr=False)
     any_event: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, rest in (
-            ("fast", _FIELDS),
             ("percpu_event", r"(?:percpu:)?(percpu_\w{1,60}):(?:\s+(.*))?"),
             ("any_event", _ANY_EVENT),
         ):
             object.__setattr__(self, name, re.compile(self.prefix + rest))
+
+    def fast(self, nr_digits: int) -> re.Pattern[str]:
+        """Give the pattern of a line with one of the three common events in its usual form.
+
+        Its groups are those of the constants above.
+
+        Args:
+            nr_digits: of an address without 0x: 8 or 16; others are read field by field.
+        """
+        return _fast(self.prefix, nr_digits if nr_digits in (8, 16) else 16)
+
+
+@cache
+def _fast(prefix: str, nr_digits: int) -> re.Pattern[str]:
+    pointer = f"[0-9a-f]{{{nr_digits}}}|0x[0-9a-f]{{1,16}}"
+    return re.compile(prefix + _FIELDS.replace("POINTER", pointer))
 
 
 _NOTHING = "()" * 6
@@ -82,7 +96,7 @@ LAYOUTS = (
     ),
     Layout(
         "ftrace latency",
-        rf"{_TASK}-([0-9]{{1,10}})\s+([0-9]{{1,5}})([^\s\d]\S{{3,7}})?\s+([0-9]{{1,18}})(?:\.?([0-9]{{1,9}}|us))?.?:\s",
+        rf"{_TASK}-([0-9]{{1,10}})\s+([0-9]{{1,5}})([^\s\d]\S{{3,7}})?\s+([0-9]{{1,18}}(?!\.)|[0-8]?[0-9]{{1,9}}(?=\.))(?:(?:\.(?=[0-9]))?((?<=\.)[0-9]{{1,9}}|us))?.?:\s",
     ),
     Layout(
         "ftrace verbose",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +79,10 @@ class LineReader:
     """Reads lines one by one, a block at a time; keeps what outlasts a block.
 
     Args:
-        layout: what lines are expected to look like at first.
+        layouts: what lines may look like, the likeliest first.
     """
 
-    def __init__(self, layout: Layout = LAYOUTS[0]) -> None:
+    def __init__(self, layouts: tuple[Layout, ...] = LAYOUTS) -> None:
         self.strings = Interned()
         self.bases = Pointers()
         self.log = OddityLog()
@@ -94,7 +95,8 @@ class LineReader:
         self.is_quoted = False
         self.is_trace_cmd = False
         self.new_header = 0  # line of a header that stands behind events
-        self._layout = layout
+        self._layouts = layouts
+        self._layout = layouts[0]
         self._has_layout = False
         self._part: _Part | None = None
         self._nr_events = 0
@@ -109,20 +111,28 @@ class LineReader:
         """Read lines; their events are then in `rows`, and in `markers` and `losses` what stands between those."""
         self._nr_events += len(self.rows)
         self._start_block()
-        rows, match = self.rows, self._layout.fast.fullmatch
+        rows, match = self.rows, self._fast_match()
         for number, line in enumerate(lines, first_line):
             found = match(line)
             if found is not None and self._part is None and self._has_layout:
                 rows.add(found, number)
             else:
                 self._any_line(number, line)
-                match = self._layout.fast.fullmatch
+                match = self._fast_match()
+
+    def _fast_match(self) -> Callable[[str], re.Match[str] | None]:
+        return self._layout.fast(max(self.bases.widths, default=0)).fullmatch
 
     def finish(self) -> None:
         """Take what still waits for its rest; its event is then in `rows`."""
         self._nr_events += len(self.rows)
         self._start_block()
         self._give_up_part(is_end=True)
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether the last line may go on in the next."""
+        return self._part is not None
 
     # --- one line -----------------------------------------------------------------
 
@@ -139,6 +149,9 @@ class LineReader:
         self._give_up_part()
         if len(line) > _MAX_LINE:
             self.log.add(number, "skipped", f"a line of {len(line):,} characters")
+        elif self._layouts == (GOLDEN,):
+            if not self._event(number, line):
+                self._unknown(number, line)
         elif line.startswith("#"):
             self._comment(number, line)
         elif not (self._event(number, line) or self._other(number, line) or self._loss(number, line)):
@@ -147,7 +160,7 @@ class LineReader:
     def _event(self, number: int, line: str) -> bool:
         if "percpu_" not in line:
             return False
-        for layout in (self._layout, *LAYOUTS):
+        for layout in (self._layout, *self._layouts):
             match = layout.percpu_event.fullmatch(line)
             if match is not None:
                 self._use(layout)
@@ -220,7 +233,7 @@ class LineReader:
 
     def _other(self, number: int, line: str) -> bool:
         """Take a marker or an event of another system."""
-        for layout in (self._layout, *LAYOUTS):
+        for layout in (self._layout, *self._layouts):
             match = layout.any_event.fullmatch(line) if layout is not GOLDEN else None
             if match is not None:
                 self._take_other(number, match.groups(""))

@@ -109,7 +109,7 @@ class _Reading:
         self._choose = choose
         self._limit = limit
         self._is_golden = is_golden
-        self._reader = LineReader(GOLDEN if is_golden else LAYOUTS[0])
+        self._reader = LineReader((GOLDEN,) if is_golden else LAYOUTS)
         self._blocks: list[dict[str, np.ndarray]] = []
         self._extra: dict[int, tuple[tuple[str, str], ...]] = {}
         self._markers: list[Marker] = []
@@ -144,7 +144,8 @@ class _Reading:
         self._accept(reader.rows, reader.markers, reader.losses)
         self._check_golden()
         self._keep_text(data, first)
-        if not data.endswith(b"\n") and not self._is_golden and reader.rows.lines[-1:] == [self._nr_lines]:
+        is_noted = reader.waits or any(oddity.line == self._nr_lines for oddity in reader.log.oddities[-1:])
+        if not (data.endswith(b"\n") or self._is_golden or is_noted):
             reader.log.add(self._nr_lines, "cut", "the last line has no end: it may be cut, and a number in it shorter")
 
     def _end(self) -> None:
