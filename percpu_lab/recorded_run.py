@@ -28,7 +28,7 @@ from .traces.recorded import RecordedTrace
 if TYPE_CHECKING:
     from .traces.recording import Recording
 
-_NR_SAMPLES = 200
+_NR_SAMPLES = 400
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)

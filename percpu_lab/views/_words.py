@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 
-from ..annotations import Annotations
-from ..columns import RESERVED_ORDINAL, UNKNOWN, Snapshot
+from ..annotations import Annotations, Notes
+from ..columns import RESERVED_ORDINAL, UNKNOWN, Ints, Snapshot
 from ..core import layout as L
 from ..spans import Lifetimes, Series, external_fragmentation
 from ..units import format_bytes
 
 BETWEEN = "  ·  "
 NO_CHUNK_YET = "No chunk yet"
+_NOTE_LETTERS, _NOTES_ACROSS = 24, 60
+_PLACING = ("STATS_", "SNAP_", "END ")  # say where a file was read, or what ends: too many to write out
 NO_HISTORY_YET = "No history yet: run some ops"
 
 
@@ -124,6 +128,33 @@ def notes_status(annotations: Annotations | None) -> list[str]:
     parts = [annotations.caution] if annotations.caution else []
     parts += [f"events lost at {nr_losses:,} place{'s' * (nr_losses != 1)}"] if nr_losses else []
     return parts + ([annotations.when] if annotations.when else [])
+
+
+def harmless(text: str) -> str:
+    """Write text of a trace so that it is markup nowhere, whoever shows it.
+
+    >>> harmless("<idle> $$x$$")
+    '‹idle› ＄＄x＄＄'
+    """
+    return text.translate({ord("<"): "‹", ord(">"): "›", ord("$"): "＄"})
+
+
+def note_labels(notes: Notes, rows: Ints, window: tuple[int, int]) -> dict[int, str]:
+    """Choose the notes that are written out, so that none covers another, and shorten them.
+
+    Args:
+        rows: of the notes in sight.
+        window: first op and op behind the last of the time axis.
+    """
+    room = (window[1] - window[0]) / _NOTES_ACROSS
+    labels: dict[int, str] = {}
+    reached = float(window[0])
+    for row in rows.tolist():
+        text = textwrap.shorten(harmless(notes.text[row]), _NOTE_LETTERS, placeholder="…")
+        if notes.op[row] >= reached and not text.startswith(_PLACING):
+            labels[row] = text
+            reached = notes.op[row] + room
+    return labels
 
 
 def nothing_happened(lives: Lifetimes, *, is_tracing: bool) -> str:

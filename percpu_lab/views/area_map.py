@@ -36,7 +36,7 @@ from ..units import KIB, PAGE_SIZE, format_bytes
 from . import _style
 from ._words import NO_CHUNK_YET, area_map_status, chunk_label, hint_text, slot_text
 from .live import FigureEvent, Frame
-from .shared import FollowedRange, Shared, add_outlines, on_hover, on_tap
+from .shared import ORIGIN, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
 BUDGET = 4000  # areas drawn one by one
 MAX_BINS, MIN_BINS, MAX_PIXELS = 640, 320, 100_000  # of a picture
@@ -181,11 +181,11 @@ class AreaMap:
         _style.add_legend(plot, [*entries, ("first_free: where a search begins", search)], columns_of=4)
 
     def _hover(self, shared: Shared) -> HoverTool:
-        args = {"areas": self._areas, "rows": self._rows, "cpus": self._cpus}
+        args = {"areas": self._areas, "rows": self._rows, "cpus": self._cpus, "origins": shared.origins}
         return HoverTool(
             renderers=[self._quads],
             tooltips=[(name, f"@id{{{name}}}") for name in ("what", "place", "size", "allocated", "address")],
-            formatters={"@id": CustomJSHover(args=args, code=_TOOLTIP)},
+            formatters={"@id": CustomJSHover(args=args, code=ORIGIN + _TOOLTIP)},
             callback=on_hover(self._areas, shared),
         )  # fmt: skip
 
@@ -199,7 +199,7 @@ class AreaMap:
             return None
         row = int(np.floor(event.y))
         chunk = self._ordinals[row] if 0 <= row < len(self._ordinals) else None
-        area = int(event.ids[-1]) if event.ids and int(event.ids[-1]) >= 0 else None
+        area = int(event.ids[-1]) if event.ids and int(event.ids[-1]) != UNKNOWN else None
         return Selection(chunk, area)
 
     # --- updating -----------------------------------------------------------------
@@ -216,7 +216,7 @@ class AreaMap:
         visible = self._areas_in_sight(snap, rows)
         drawn = visible if len(visible) <= BUDGET else visible[:0]
         sources: dict[ColumnDataSource, Any] = {
-            self._areas: self._area_columns(snap, drawn),
+            self._areas: self._area_columns(snap, drawn) | origin_columns(columns, snap.areas.birth[drawn]),
             self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
             self._rows: _row_columns(snap, _labelled(rows)),
             self._cpus: {
@@ -324,7 +324,7 @@ return {left: area.off / 1024, right: (area.off + area.size) / 1024, top: row + 
 """
 _TOOLTIP = """
 const i = special_vars.index, at = (name) => areas.data[name][i], n = (x) => x.toLocaleString("en");
-const used = at("id") >= 0;
+const used = at("id") !== -1;
 const kinds = ["free area", "hole: a free area", "area", "static: variables of the kernel", "reserved: for modules",
   "not managed by this chunk"];
 const address = (cpu) => {
@@ -333,10 +333,10 @@ const address = (cpu) => {
   return `CPU ${cpus.data.cpu[cpu]} 0x${BigInt.asUintN(64, sum).toString(16)}`;
 };
 switch (format) {
-  case "what": return used ? `area ${n(at("id"))} in use` : kinds[at("kind")];
+  case "what": return used ? `area ${at("id") < 0 ? "" : n(at("id"))} in use` : kinds[at("kind")];
   case "place": return `offset ${n(at("off"))} in chunk ${at("ordinal") < 0 ? "reserved" : at("ordinal")}`;
   case "size": return `${n(at("size"))} bytes` + (used ? `, ${n(at("requested"))} asked for` : "");
-  case "allocated": return used ? `by op ${n(at("id"))}, ${n(at("age"))} ops ago` : "-";
+  case "allocated": return used ? since(at("id"), `${n(at("age"))} ops ago`) + origin(i) : "-";
   case "address": return Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 2).map(address).join(", ")
     + (cpus.data.cpu.length > 2 ? `, and ${cpus.data.cpu.length - 2} more` : "");
 }

@@ -30,7 +30,7 @@ from ..traces.recording import Recording
 from ..units import format_bytes
 from ..workloads import WORKLOADS, Workload
 from . import static
-from ._words import notes_status
+from ._words import harmless, notes_status
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
@@ -349,7 +349,7 @@ def summary(columns: Columns, selection: Selection) -> str:
     parts += notes_status(columns.annotations)
     followed = selected_area(columns.snapshot, selection.area) or "click an area to follow it"
     if columns.annotations is not None and selection.area is not None:
-        followed += f", for {columns.annotations.origins.text(selection.area)}"
+        followed += f", for {harmless(columns.annotations.origins.text(selection.area))}"
     return "  ·  ".join(parts) + "\n" + followed
 
 

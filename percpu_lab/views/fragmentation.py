@@ -20,7 +20,7 @@ from ..session import Selection
 from ..spans import Series, fragmentation_series, with_now
 from ..units import KIB
 from . import _style
-from ._words import BETWEEN, NO_HISTORY_YET, fragmentation_status
+from ._words import BETWEEN, NO_HISTORY_YET, fragmentation_status, time_label
 from .live import FigureEvent, Frame
 from .shared import FollowedRange, Shared
 
@@ -55,6 +55,7 @@ class Fragmentation:
             x_range=shared.time.model, y_range=self._percent.model, x_label="ops done", y_label="%",
         )  # fmt: skip
         upper.tags = shared.models
+        self._time_axis = lower.xaxis[0]
         self._status = _style.add_status(upper)
         self._empty = Label(x=0.5, y=0.5, text=NO_HISTORY_YET, text_align="center", text_font_size="16px")
         upper.add_layout(self._empty)
@@ -114,6 +115,7 @@ class Fragmentation:
         hint = "" if ordinal is not None else BETWEEN + "click a chunk to add its lines"
         props[self._status] = {"text": fragmentation_status(total, ordinal) + hint}
         props[self._empty] = {"visible": len(total) < 2, "x": sum(window) / 2}
+        props[self._time_axis] = {"axis_label": time_label(columns.annotations)}
         return Frame({self._total: data, self._chosen: _line_columns(chosen) if chosen else _no_line()}, props)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from bokeh.model import Model
 from bokeh.models import ColumnDataSource, CustomJS, Range1d
 
-from ..columns import Columns, Snapshot
+from ..columns import Columns, Ints, Snapshot
 from ..core import layout as L
 from ..session import Selection
 from ..spans import default_window
+from ._words import harmless
 from .live import FigureEvent, Frame
 
 MARK_COLUMNS = ("area", "ordinal", "off", "size", "death")  # no column "id": a mark is never pointed at itself
@@ -89,8 +90,10 @@ class Shared:
         self.pointed = ColumnDataSource({name: [] for name in MARK_COLUMNS}, name="pointed")
         self.selected = ColumnDataSource({name: [] for name in MARK_COLUMNS}, name="selected")
         self.focus = ColumnDataSource({"ordinal": []}, name="focus")
+        self.origins = ColumnDataSource({"text": []}, name="origins")
         self.selection = Selection()
         self._sent: object = None
+        self._sent_origins: object = None
 
     @property
     def models(self) -> list[Model]:
@@ -118,7 +121,16 @@ class Shared:
         if self.window_ops is not None:
             first = max(first, end - self.window_ops)
         room = max((end - first) // 50, 1)  # to see what happens at the end
-        return Frame(self._selection_sources(columns), self.time.extend(first, max(end + room, first + LEAST_OPS)))
+        sources = self._selection_sources(columns) | self._origin_sources(columns)
+        return Frame(sources, self.time.extend(first, max(end + room, first + LEAST_OPS)))
+
+    def _origin_sources(self, columns: Columns) -> dict[ColumnDataSource, dict[str, Any]]:
+        """Who can have asked: the same texts in every frame of a recording, so they are sent once."""
+        texts = columns.annotations.origins.texts if columns.annotations is not None else ()
+        if texts is self._sent_origins or not texts:
+            return {}
+        self._sent_origins = texts
+        return {self.origins: {"text": [harmless(text) for text in texts]}}
 
     def _selection_sources(self, columns: Columns) -> dict[ColumnDataSource, dict[str, Any]]:
         row = self._selected_row(columns)
@@ -157,6 +169,30 @@ def _freed_area(events: Any, birth: int) -> tuple[int, ...] | None:
         return None
     row = rows[0]
     return birth, int(events.chunk[row]), int(events.off[row]), int(events.size[row]), int(events.op[row])
+
+
+def origin_columns(columns: Columns, birth: Ints) -> dict[str, Any]:
+    """Say of each area who asked for it, as a row of the shared source `origins`, and when; nothing of an engine."""
+    if columns.annotations is None:
+        return {}
+    origins = columns.annotations.origins
+    row = origins.find(birth)
+    return {
+        "origin": np.where(row < 0, -1, np.append(origins.code, -1)[row]),
+        "seconds": np.append(origins.seconds, np.nan)[row],
+    }
+
+
+# what a hover says of an area's allocation: `origins` is the shared source, `areas` has the columns of origin_columns
+ORIGIN = """
+const since = (id, ago) => id < -1 ? "before the trace" : `by op ${id.toLocaleString("en")}, ${ago}`;
+const origin = (i) => {
+  const k = areas.data.origin === undefined ? -1 : areas.data.origin[i];
+  if (k < 0) return "";
+  const seconds = areas.data.seconds[i];
+  return `, for ${origins.data.text[k]}` + (Number.isNaN(seconds) ? "" : ` at ${seconds.toFixed(6)} s`);
+};
+"""
 
 
 def on_hover(areas: ColumnDataSource, shared: Shared) -> CustomJS:
@@ -203,7 +239,7 @@ place.data = {left: at("left"), right: at("right"), top: at("top"), bottom: at("
 """
 _POINT_AT_NOTHING = "if (pointed.data.area.length) pointed.data = Object.fromEntries(names.map((name) => [name, []]))"
 _POINT = """
-const i = cb_data.index.indices.find((k) => areas.data.id[k] >= 0);
+const i = cb_data.index.indices.find((k) => areas.data.id[k] !== -1);
 const area = i === undefined ? -1 : areas.data.id[i];
 if ((pointed.data.area[0] ?? -1) === area) return;
 const row = (name) => i === undefined ? [] : [areas.data[name][i]];
@@ -216,7 +252,7 @@ const {left, right, top, bottom, id} = areas.data;
 const {x, y} = cb_obj;
 let hit = -1;
 for (let k = 0; k < id.length; k++)
-  if (id[k] >= 0 && left[k] <= x && x <= right[k] && (top[k] - y) * (bottom[k] - y) <= 0) hit = k;
+  if (id[k] !== -1 && left[k] <= x && x <= right[k] && (top[k] - y) * (bottom[k] - y) <= 0) hit = k;
 const row = (name) => hit < 0 ? [] : [areas.data[name][hit]];
 selected.data = {area: row("id"), ordinal: row("ordinal"), off: row("off"), size: row("size"), death: row("death")};
 const ordinal = rows.data.ordinal[Math.floor(y)];

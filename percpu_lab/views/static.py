@@ -40,8 +40,6 @@ _MARKS = {
     L.EVENT_DESTROY: ("_", _style.CHUNK, "chunk given back"),
 }
 _NOTES = {False: ("v", _style.NOTE, "marker"), True: ("*", _style.FAILURE, "events lost")}
-_NOTE_LETTERS, _NOTES_ACROSS = 24, 60
-_PLACING_MARKERS = ("STATS_", "SNAP_", "END ")  # say where a file was read or what ends: too many to write out
 _MAX_EDGES, _MAX_LARGE_MARKS = 40, 60  # more would hide what they frame
 _FILES = (".png", ".svg", ".pdf")
 
@@ -373,24 +371,19 @@ def _draw_marks(axes: Any, lives: Lifetimes, lane: float) -> None:
 
 def _draw_notes(axes: Any, notes: Notes, window: tuple[int, int]) -> list[Any]:
     """Mark where something was noted or lost, in words where there is room; gives samples for the legend."""
-    start, end = window
     top = axes.get_ylim()[1]
     samples = []
     for is_loss, (marker, colour, words) in _NOTES.items():
-        rows = np.flatnonzero((notes.is_loss == is_loss) & (notes.op >= start))
+        rows = np.flatnonzero((notes.is_loss == is_loss) & (notes.op >= window[0]))
         if not len(rows):
             continue
         samples.append(_mark_sample(marker, colour, words))
         axes.scatter(
             notes.op[rows], np.full(len(rows), top), marker=marker, color=colour, s=20, clip_on=False, zorder=4
         )
-        reached = start - 1.0
-        for row in rows.tolist():
-            text = textwrap.shorten(notes.text[row], _NOTE_LETTERS, placeholder="…")
-            if notes.op[row] >= reached and not text.startswith(_PLACING_MARKERS):
-                place = {"rotation": 90, "va": "top", "ha": "left", "fontsize": 6.5, "color": colour}
-                axes.text(notes.op[row], top * 0.985, text.replace("$", r"\$"), parse_math=False, **place)
-                reached = notes.op[row] + (end - start) / _NOTES_ACROSS
+        place = {"rotation": 90, "va": "top", "ha": "left", "fontsize": 6.5, "color": colour, "parse_math": False}
+        for row, label in _words.note_labels(notes, rows, window).items():
+            axes.text(notes.op[row], top * 0.985, label, **place)
     return samples
 
 

@@ -23,15 +23,16 @@ from bokeh.models import (
 )
 from bokeh.models.annotations import Label, Span
 
+from ..annotations import Annotations
 from ..columns import Columns, Ints
 from ..core import layout as L
 from ..raster import lifetime_image
 from ..session import Selection
 from ..spans import Lifetimes, lifetimes
 from . import _style
-from ._words import chunk_label, nothing_happened, timeline_status
+from ._words import chunk_label, harmless, note_labels, nothing_happened, time_label, timeline_status
 from .live import FigureEvent, Frame
-from .shared import STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap
+from .shared import ORIGIN, STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
 BUDGET = 4000
 NR_BINS, NR_ROWS = 420, 220  # of a picture
@@ -43,6 +44,7 @@ _AREAS = ("id", "ordinal", "off", "size", "death", "paint", "left", "right", "to
 _BOX = ("left", "right", "top", "bottom")
 _BANDS = ("ordinal", "name", "left", "right", "top", "bottom", "now", "unit")
 _MARKS = ("op", "y", "ordinal", "size", "reason")
+_NOTES = ("op", "y", "text", "label", "colour")
 _SYMBOLS = {L.EVENT_FAIL: "x", L.EVENT_CREATE: "cross", L.EVENT_DESTROY: "dash"}
 
 
@@ -67,6 +69,7 @@ class Timeline:
         self._band_rows = _source(*_BANDS)
         self._image = _source("image", "x", "y", "dw", "dh")
         self._marks = {event: _source(*_MARKS) for event in _SYMBOLS}
+        self._notes = _source(*_NOTES)
         plot = _style.make_figure(
             "Timeline: when each area lived, and where (upwards: its offset in the chunk's unit)",
             height=self._height, x_range=shared.time.model, y_range=self._y.model,
@@ -126,15 +129,26 @@ class Timeline:
             )
             entries.append((words[event], _style.add_sample(plot, colour)))
             self._mark_tips.append(_mark_hover(glyph, event, words[event]))
+        self._mark_tips.append(self._add_notes(plot))
         _style.add_legend(plot, entries)
 
+    def _add_notes(self, plot: _style.Plot) -> HoverTool:
+        """Markers of a recording and places where events are missing, at the top; in words where there is room."""
+        colour = {"field": "colour"}
+        glyph = plot.scatter("op", "y", source=self._notes, marker="inverted_triangle", size=7, color=colour)
+        plot.text(
+            "op", "y", "label", source=self._notes, angle=-np.pi / 2, x_offset=2, y_offset=4, text_font_size="9px",
+            text_color=colour, text_baseline="bottom",
+        )  # fmt: skip
+        return HoverTool(renderers=[glyph], tooltips=[("note", "@text"), ("before op", "@op{0,0}")])
+
     def _hover(self, shared: Shared) -> HoverTool:
-        args = {"areas": self._areas, "bands": self._band_rows}
+        args = {"areas": self._areas, "bands": self._band_rows, "origins": shared.origins}
         return HoverTool(
             renderers=[self._quads],
             tooltips=[("area", "@id{area}"), ("place", "offset @off{0,0} in chunk @ordinal"),
                       ("size", "@size{0,0} bytes"),                       ("life", "@id{life}")],
-            formatters={"@id": CustomJSHover(args=args, code=_LIFE)},
+            formatters={"@id": CustomJSHover(args=args, code=ORIGIN + _LIFE)},
             callback=on_hover(self._areas, shared),
         )  # fmt: skip
 
@@ -162,8 +176,10 @@ class Timeline:
         props = self._y.extend(0, nr_bands + lane_height)
         rows = self._rows_in_sight(lives)
         is_picture = len(rows) > BUDGET
+        drawn = rows[:0] if is_picture else rows
         sources: dict[ColumnDataSource, Any] = {
-            self._areas: _area_columns(lives, rows[:0] if is_picture else rows),
+            self._areas: _area_columns(lives, drawn) | origin_columns(columns, lives.birth[drawn]),
+            self._notes: _note_columns(columns.annotations, window, nr_bands + lane_height),
             self._band_rows: _band_columns(lives),
             self._image: self._image_columns(lives, is_needed=is_picture),
         }
@@ -172,9 +188,12 @@ class Timeline:
         step = max(-(-nr_bands // MAX_LABELS), 1)
         props[self._ticker] = {"ticks": [*(band + 0.5 for band in range(0, len(self._bands), step)), lane]}
         props[self._now] = {"location": snap.op}
+        props[self.figure.xaxis[0]] = {"axis_label": time_label(columns.annotations)}
         nothing = nothing_happened(lives, is_tracing=columns.is_tracing)
-        drawn = sum(len(sources[source]["op"]) for source in self._marks.values()) / max(len(lives.marks), 1)
-        status = timeline_status(lives, is_tracing=columns.is_tracing, is_picture=is_picture, marks_drawn=drawn or 1)
+        marks_drawn = sum(len(sources[source]["op"]) for source in self._marks.values()) / max(len(lives.marks), 1)
+        status = timeline_status(
+            lives, is_tracing=columns.is_tracing, is_picture=is_picture, marks_drawn=marks_drawn or 1
+        )
         props[self._status] = {"text": status}
         props[self._empty] = {"visible": bool(nothing), "text": nothing, "x": sum(window) / 2, "y": nr_bands / 2}
         return Frame(sources, props)
@@ -232,6 +251,21 @@ def _mark_columns(lives: Lifetimes, event: int, lane: float) -> dict[str, Ints]:
     return dict(zip(_MARKS, columns, strict=True))
 
 
+def _note_columns(annotations: Annotations | None, window: tuple[int, int], y: float) -> dict[str, Any]:
+    if annotations is None:
+        return {name: [] for name in _NOTES}
+    notes = annotations.notes
+    rows = np.flatnonzero((notes.op >= window[0]) & (notes.op <= window[1]))[:MAX_MARKS]
+    labels = note_labels(notes, rows, window)
+    return {
+        "op": notes.op[rows],
+        "y": np.full(len(rows), y),
+        "text": [harmless(notes.text[row]) for row in rows.tolist()],
+        "label": [labels.get(row, "") for row in rows.tolist()],
+        "colour": [_style.FAILURE if notes.is_loss[row] else _style.NOTE for row in rows.tolist()],
+    }
+
+
 def _mark_hover(glyph: Any, event: int, words: str) -> HoverTool:
     code = CustomJSHover(args={"reasons": list(L.REASONS)}, code="return reasons[value] || 'not told'")
     what = [("chunk", "@ordinal")] if event != L.EVENT_FAIL else [("size", "@size{0,0} bytes"), ("why", "@reason{why}")]
@@ -248,6 +282,7 @@ _LIFE = """
 const {id, death} = areas.data, i = special_vars.index;
 const n = (x) => x.toLocaleString("en");
 if (format === "area") return n(value);
-return death[i] < 0 ? `since op ${n(id[i])}, still in use`
-  : `op ${n(id[i])} to ${n(death[i])}: ${n(death[i] - id[i])} ops`;
+const from = id[i] < -1 ? "before the trace" : `op ${n(id[i])}`;
+return (death[i] < 0 ? `since ${from}, still in use`
+  : `${from} to ${n(death[i])}: ${n(death[i] - Math.max(id[i], 0))} ops`) + origin(i);
 """
