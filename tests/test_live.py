@@ -21,7 +21,7 @@ from percpu_lab.errors import LabError
 from percpu_lab.session import Clock
 from percpu_lab.views import _cells
 from percpu_lab.views._wire import encode
-from percpu_lab.views.live import ACK_TIMEOUT_SECONDS, Frame, LiveFigure, Publisher, Pump, close_tree
+from percpu_lab.views.live import ACK_TIMEOUT_SECONDS, MAX_LAG_SECONDS, Frame, LiveFigure, Publisher, Pump, close_tree
 
 # ---- columns on the wire
 
@@ -381,21 +381,31 @@ def test_the_last_state_is_sent_though_nothing_more_happens():
     assert bench.shown[-1] == bench.version
 
 
-def test_a_browser_that_lags_is_given_two_frames_until_it_acks():
+def test_a_browser_that_lags_is_given_time_until_it_acks():
     bench = Bench()
     bench.run(1, acks=True)
+    bench.run(MAX_LAG_SECONDS + 0.1)
     before = len(bench.shown)
-    bench.run(0.3)
-    assert len(bench.shown) == before + 2
+    bench.run(0.2)
+    assert len(bench.shown) == before
     bench.figure.acked = len(bench.figure.frames)
     bench.run(0.1)
-    assert len(bench.shown) > before + 2
+    assert len(bench.shown) > before
+
+
+def test_acks_that_come_twice_a_second_hold_nothing_up():
+    bench = Bench(interval=0.1)
+    before = 0
+    for _ in range(20):
+        bench.run(0.5)
+        bench.figure.acked, before = before, len(bench.figure.frames)
+    assert len(bench.shown) == pytest.approx(bench.clock.time / 0.1, rel=0.1)
 
 
 def test_acks_that_stop_coming_are_not_waited_for():
     bench = Bench()
     bench.run(1, acks=True)
-    bench.run(ACK_TIMEOUT_SECONDS + 0.2)
+    bench.run(MAX_LAG_SECONDS + ACK_TIMEOUT_SECONDS + 0.2)
     before = len(bench.shown)
     bench.run(1)
     assert len(bench.shown) - before == pytest.approx(15, abs=3)

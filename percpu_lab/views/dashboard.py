@@ -35,7 +35,7 @@ from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
 from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, Pump, close_tree
-from .shared import Shared, merged
+from .shared import News, Shared, merged
 from .timeline import Timeline
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Dashboard:
         self.publisher: Publisher | None = None
 
     def _build_figure(self) -> None:
-        self.shared = Shared()
+        self.shared, self._news = Shared(), News()
         self.views = [VIEWS[name]() for name in self.view_names]
         self._summary, self._tail = plain_text(), plain_text()
         roots = [view.build(self.shared) for view in self.views]
@@ -174,7 +174,7 @@ class Dashboard:
                     self.session.post("select", selection.chunk, selection.area)
         self.shared.select(self.session.selection)
         columns = take(self._source, self._window)
-        frames = [self.shared.update(columns), *(view.update(columns) for view in self.views)]
+        frames = [self.shared.update(columns), *(self._news.of(view.update(columns)) for view in self.views)]
         end = columns.events.first_seq + len(columns.events)
         newest = self._source.events(end - TAIL_EVENTS, TAIL_EVENTS)
         texts: dict[Model, dict[str, Json]] = {

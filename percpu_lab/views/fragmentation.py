@@ -24,7 +24,7 @@ from ._words import BETWEEN, NO_HISTORY_YET, fragmentation_status, time_label
 from .live import FigureEvent, Frame
 from .shared import FollowedRange, Shared
 
-MAX_POINTS = 2000
+MAX_POINTS = 800
 _COLUMNS = ("op", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "external")
 
 
@@ -114,7 +114,7 @@ class Fragmentation:
         props = self._bytes.extend(0, max(most * 1.08, 1))
         hint = "" if ordinal is not None else BETWEEN + "click a chunk to add its lines"
         props[self._status] = {"text": fragmentation_status(total, ordinal) + hint}
-        props[self._empty] = {"visible": len(total) < 2, "x": sum(window) / 2}
+        props[self._empty] = {"visible": True, "x": sum(window) / 2} if len(total) < 2 else {"visible": False}
         props[self._time_axis] = {"axis_label": time_label(columns.annotations)}
         return Frame({self._total: data, self._chosen: _line_columns(chosen) if chosen else _no_line()}, props)
 

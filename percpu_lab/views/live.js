@@ -7,6 +7,10 @@
 
 const DTYPES = {f4: "float32", f8: "float64", i1: "int8", u1: "uint8", i2: "int16", u2: "uint16", i4: "int32", u4: "uint32"};
 const REPORT_INTERVAL_MS = 40;
+const ACK_INTERVAL_MS = 500; // a message to the kernel, and that JupyterLab shows it as busy, cost half a frame
+const REST_MS = 300; // after the last frame
+const MEASURE_INTERVAL_MS = 2000; // of texts while frames come without a pause
+const STYLES_KEPT_MS = 1000;
 
 // ---- BokehJS: from the kernel's package, run once a page
 
@@ -55,9 +59,13 @@ function dataOf(ndarray, frame) {
 class Figure {
   newest = new Map();
   props = new Map();
-  waiting = new Set();
+  waiting = new Map(); // id of a model that has news: attributes
+  plots = new Set(); // that ask to be painted
   views = new Set();
-  raf = 0;
+  isDue = false;
+  isMeasuring = false;
+  ackTimer = 0;
+  restTimer = 0;
 
   constructor(model) {
     this.model = model;
@@ -69,21 +77,118 @@ class Figure {
     for (const [id, frame] of sources) {
       if (frame.seq < (this.newest.get(id)?.seq ?? -1)) continue;
       this.newest.set(id, frame);
-      this.waiting.add(id);
+      if (!this.waiting.has(id)) this.waiting.set(id, {});
     }
     for (const [id, attrs] of Object.entries(props)) {
       this.props.set(id, {...this.props.get(id), ...attrs});
-      this.waiting.add(id);
+      this.waiting.set(id, {...this.waiting.get(id), ...attrs});
     }
     this.seq = Math.max(this.seq ?? seq, seq);
-    if (!this.raf) this.raf = requestAnimationFrame(() => this.paint());
+    this.schedule();
+  }
+
+  ask(plot) {
+    this.plots.add(plot);
+    if (plot.isInSight) this.schedule();
+  }
+
+  // Two callbacks of one frame: between them Bokeh's promises are kept, and all plots have asked to be painted.
+  schedule() {
+    if (this.isDue) return;
+    this.isDue = true;
+    requestAnimationFrame(() => this.apply());
+    requestAnimationFrame(() => this.paint());
+  }
+
+  apply() {
+    for (const view of this.views) view.apply(this.waiting);
+    this.waiting.clear();
   }
 
   paint() {
-    this.raf = 0;
-    for (const view of this.views) view.apply(this.waiting);
-    this.waiting.clear();
-    if (this.views.size) this.model.send({type: "ack", seq: this.seq});
+    this.isDue = false;
+    const now = performance.now();
+    this.busySince ??= now;
+    this.repaint(now - this.busySince > MEASURE_INTERVAL_MS);
+    clearTimeout(this.restTimer);
+    this.restTimer = setTimeout(() => this.rest(), REST_MS);
+    this.painted = this.seq;
+    if (this.views.size && this.painted !== this.acked) this.ackTimer ||= setTimeout(() => this.ack(), ACK_INTERVAL_MS);
+  }
+
+  // All plots at once, so that the browser composes the page once.
+  repaint(isMeasuring) {
+    const plots = [...this.plots].filter((plot) => plot.isInSight);
+    for (const plot of plots) this.plots.delete(plot);
+    if (isMeasuring) this.busySince = null;
+    this.isMeasuring = isMeasuring;
+    withStylesKept(() => plots.forEach((plot) => plot.repaint()));
+    for (const view of this.views) view.write(); // after the plots: else they would wait for the page to be styled anew
+  }
+
+  rest() {
+    for (const view of this.views) for (const plot of view.plots.values()) this.plots.add(plot);
+    this.repaint(true);
+  }
+
+  ack() {
+    this.ackTimer = 0;
+    this.acked = this.painted;
+    this.model.send({type: "ack", seq: this.acked});
+  }
+
+  close() {
+    clearTimeout(this.ackTimer);
+    clearTimeout(this.restTimer);
+  }
+}
+
+// ---- what BokehJS does at every paint, though seldom needed
+
+const tuned = new WeakSet();
+let keptStyles = {at: -Infinity}; // values of CSS variables of an element
+let isKeeping = false;
+
+function withStylesKept(paint) {
+  const now = performance.now();
+  if (now - keptStyles.at > STYLES_KEPT_MS) keptStyles = {at: now, values: new WeakMap()};
+  isKeeping = true;
+  try {
+    paint();
+  } finally {
+    isKeeping = false;
+  }
+}
+
+function tune(Bokeh) {
+  if (tuned.has(Bokeh)) return;
+  tuned.add(Bokeh);
+  const sheet = Bokeh.require("core/dom").InlineStyleSheet.prototype;
+  const visual = Bokeh.require("core/visuals/visual").VisualProperties.prototype;
+  const {_update} = sheet, {_get_css_value} = visual;
+  // A style sheet that is written anew makes the browser match all of the page's rules again.
+  sheet._update = function (css) {
+    if (this.el.textContent !== css) _update.call(this, css);
+  };
+  visual._get_css_value = function (name) {
+    if (!isKeeping) return _get_css_value.call(this, name);
+    const {values} = keptStyles, {el} = this.obj, key = this.css_prefix + name;
+    if (!values.has(el)) values.set(el, new Map());
+    const known = values.get(el);
+    if (!known.has(key)) known.set(key, _get_css_value.call(this, name));
+    return known.get(key);
+  };
+}
+
+function paintOnly(plot, figure) {
+  const {_invalidate_layout_if_needed} = plot;
+  // Texts of axes change at every frame: they are measured, and the page laid out for them, when frames pause.
+  plot._invalidate_layout_if_needed = () => {
+    if (plot._needs_layout || figure.isMeasuring) _invalidate_layout_if_needed.call(plot);
+  };
+  // Every glyph has an empty element on the page, which would follow its data.
+  for (const view of plot.renderer_views.values()) {
+    if (view.model.type === "GlyphRenderer") view.update_position = () => {};
   }
 }
 
@@ -93,31 +198,66 @@ class View {
   constructor(figure, Bokeh, root) {
     this.figure = figure;
     this.Bokeh = Bokeh;
+    tune(Bokeh);
     this.doc = Bokeh.require("document").Document.from_json(root);
     this.ndarray = Bokeh.require("core/util/ndarray").ndarray;
+    this.texts = new Map(); // model of a text: its place on the page
+    this.plots = new Map();
+    this.sight = new IntersectionObserver((entries) => {
+      for (const {target, isIntersecting} of entries) this.see(this.plots.get(target), isIntersecting);
+    });
     figure.views.add(this);
   }
 
   async build(el) {
     const {add_document_standalone} = this.Bokeh.require("embed/standalone");
-    this.apply(new Set([...this.figure.newest.keys(), ...this.figure.props.keys()])); // a late view catches up
+    const {newest, props} = this.figure; // a late view catches up
+    this.apply(new Map([...newest.keys(), ...props.keys()].map((id) => [id, props.get(id) ?? {}])));
     this.manager = await add_document_standalone(this.doc, el);
+    for (const {model, markup_el} of this.manager.query((view) => view.model.type === "PreText")) {
+      this.texts.set(model, markup_el.firstChild);
+    }
+    for (const plot of this.manager.query((view) => view.model.type === "Figure")) {
+      paintOnly(plot, this.figure);
+      this.watch(plot);
+    }
     report(this);
   }
 
-  apply(ids) {
-    for (const id of ids) {
+  apply(news) {
+    for (const [id, attrs] of news) {
       const model = this.doc.get_model_by_id(id);
       if (model === null) continue;
       const frame = this.figure.newest.get(id);
       if (frame) setData(model, dataOf(this.ndarray, frame));
-      const attrs = this.figure.props.get(id);
-      if (attrs) model.setv(attrs, {sync: false});
+      const place = this.texts.get(model);
+      model.setv(attrs, {sync: false, silent: place !== undefined}); // Bokeh would lay out the document for a text
     }
+  }
+
+  write() {
+    for (const [model, place] of this.texts) {
+      if (place.textContent !== model.text) place.textContent = model.text;
+    }
+  }
+
+  // A plot out of sight is painted when it comes into sight.
+  watch(plot) {
+    plot.isInSight = true;
+    plot.throttled_paint = async () => this.figure.ask(plot);
+    this.plots.set(plot.el, plot);
+    this.sight.observe(plot.el);
+  }
+
+  see(plot, isInSight) {
+    plot.isInSight = isInSight;
+    if (isInSight && this.figure.plots.has(plot)) this.figure.schedule();
   }
 
   remove() {
     this.figure.views.delete(this);
+    this.sight.disconnect();
+    for (const plot of this.plots.values()) this.figure.plots.delete(plot);
     this.doc.views_manager?.clear(); // not only the roots' views: Bokeh adds one for notifications
     this.doc.clear({sync: false});
     const {documents} = this.Bokeh.require("document");
@@ -229,7 +369,7 @@ export default () => {
   return {
     initialize({model}) {
       figure = new Figure(model);
-      return () => cancelAnimationFrame(figure.raf);
+      return () => figure.close();
     },
     async render({model, el, host}) {
       const place = document.createElement("div");

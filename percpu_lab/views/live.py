@@ -39,7 +39,7 @@ Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
 Kind = Literal["select", "tap", "hover", "range"]
 
 MAX_WAITING_EVENTS = 1000  # of an owner that never drains
-MAX_IN_FLIGHT = 2  # frames sent but not yet painted
+MAX_LAG_SECONDS = 1.2  # of the browser, whose acks come twice a second
 ACK_TIMEOUT_SECONDS = 0.4  # acks may not come during a cell: the last frame must be out 0.5 s after its end
 COST_FACTOR = 6  # at most a sixth of a processor goes into frames: a cell takes less than 1.25 times as long
 MAX_DELAY_SECONDS = 1.0
@@ -352,7 +352,7 @@ class Publisher:
         self._seen: object = None  # the version of the last frame; None: no frame yet
         self._due_at = 0.0
         self._sent_at = 0.0
-        self._in_flight: deque[int] = deque()
+        self._in_flight: deque[tuple[int, float]] = deque()  # number of a frame, time it was sent at
         self._acks_come = False
         self._error: Exception | None = None
         figure.attach(self)
@@ -397,12 +397,12 @@ class Publisher:
 
     def _must_wait_for_acks(self, figure: LiveFigure, now: float) -> bool:
         """Whether the browser lags; acks that do not come at all (a kernel busy with a cell) are not waited for."""
-        while self._in_flight and self._in_flight[0] <= figure.acked:
+        while self._in_flight and self._in_flight[0][0] <= figure.acked:
             self._in_flight.popleft()
             self._acks_come = True
         if now - self._sent_at >= ACK_TIMEOUT_SECONDS:
             self._acks_come = False
-        return self._acks_come and len(self._in_flight) >= MAX_IN_FLIGHT
+        return self._acks_come and bool(self._in_flight) and now - self._in_flight[0][1] >= MAX_LAG_SECONDS
 
     def _send_if_changed(self, figure: LiveFigure) -> None:
         if not self._building.acquire(blocking=False):
@@ -421,9 +421,7 @@ class Publisher:
         start, cpu_start = self._clock.now(), self._clock.cpu()
         frame = self._produce()
         if frame is not None:
-            self._in_flight.append(figure.frame(frame.sources, frame.props))
-            while len(self._in_flight) > MAX_IN_FLIGHT:
-                self._in_flight.popleft()
+            self._in_flight.append((figure.frame(frame.sources, frame.props), start))
             self._sent_at = start
         # Processor time: waiting for the GIL or a lock costs the running cell nothing.
         cost = self._clock.cpu() - cpu_start

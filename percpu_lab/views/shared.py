@@ -38,6 +38,26 @@ def merged(*frames: Frame) -> Frame:
     return Frame(sources, props)
 
 
+class News:
+    """Leaves out of frames what has not changed since the last one: the browser need not paint it again.
+
+    It is not for sources that the browser changes, too: those must be sent to be put right.
+    """
+
+    def __init__(self) -> None:
+        self._sent: dict[ColumnDataSource, Mapping[str, Any]] = {}
+
+    def of(self, frame: Frame) -> Frame:
+        """Give the sources of a frame that have changed, and all properties."""
+        news = {source: data for source, data in frame.sources.items() if not _same(data, self._sent.get(source, {}))}
+        self._sent |= news
+        return Frame(news, frame.props)
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
 def put_in_place(frame: Frame) -> None:
     """Apply a frame to Bokeh's models themselves: for a document that is saved, not for one that is live."""
     for source, data in frame.sources.items():

@@ -195,7 +195,8 @@ class Timeline:
             lives, is_tracing=columns.is_tracing, is_picture=is_picture, marks_drawn=marks_drawn or 1
         )
         props[self._status] = {"text": status}
-        props[self._empty] = {"visible": bool(nothing), "text": nothing, "x": sum(window) / 2, "y": nr_bands / 2}
+        where = {"text": nothing, "x": sum(window) / 2, "y": nr_bands / 2}
+        props[self._empty] = {"visible": True, **where} if nothing else {"visible": False}
         return Frame(sources, props)
 
     def _rows_in_sight(self, lives: Lifetimes) -> Ints:
