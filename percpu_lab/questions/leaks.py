@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Verdict = Literal["grows", "kept", "backlog", "before tracing"]
 _ORDER: tuple[Verdict, ...] = ("grows", "kept", "backlog", "before tracing")
 _NR_PARTS = 8
-_LEAST_RISES = 4
+_LEAST_RISES = 5
 _LEAST_AREAS = 4
 _LEAST_SHARE = 0.25  # of the growth in the second half of the time: what is set up at the start comes before
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..columns import FREE, HOLE, IN_USE, RESERVED_ORDINAL, UNKNOWN, Snapshot
+from ..engine import Engine
+from ..models import BITMAP
 from ..plain import count
-from ..units import KIB, PAGE_SIZE, format_bytes
+from ..units import KIB, PAGE_SIZE, bytes_to_pages, format_bytes
 from .answer import Answer
 from .ledger import Bools, Ints
 from .subject import At, Notes, Subject
@@ -178,15 +180,22 @@ def _free(snap: Snapshot) -> list[_Part]:
 
 def _empty(whole: Subject, snap: Snapshot, at: At) -> _Part:
     """Pages that are populated and in which nothing lives."""
-    if len(snap.populated):
-        touched = _touched(whole, snap)
-        nr = int((snap.populated.end_page - snap.populated.first_page).sum()) - len(touched)
+    if whole.engine is not None and at is None:
+        nr = _empty_pages_of(whole.engine, whole, snap)
         return _Part(_EMPTY, nr, nr * PAGE_SIZE)
     reading = _reading(whole, at)
     if reading is None:
         return _Part(_EMPTY, None, None, "unknown")
-    nr = max(reading // PAGE_SIZE - len(_touched(whole, snap)) - _static_pages(whole), 0)
+    nr = max(reading // PAGE_SIZE - len(_touched(whole, snap) | _static_pages(whole)), 0)
     return _Part(_EMPTY, nr, nr * PAGE_SIZE, "inferred")
+
+
+def _empty_pages_of(engine: Engine, whole: Subject, snap: Snapshot) -> int:
+    if engine.model is BITMAP:  # it counts them
+        chunks = [*engine.chunks(), *filter(None, [engine.reserved_chunk()])]
+        return sum(chunk.nr_empty_pop_pages for chunk in chunks)
+    populated = int((snap.populated.end_page - snap.populated.first_page).sum())
+    return populated - len(_touched(whole, snap) | _static_pages(whole))
 
 
 def _touched(whole: Subject, snap: Snapshot) -> set[tuple[int, int]]:
@@ -212,9 +221,10 @@ def _shift(whole: Subject, snap: Snapshot, ordinal: Ints) -> Ints:
     return np.select([ordinal == 0, ordinal == RESERVED_ORDINAL], [first, static], 0)
 
 
-def _static_pages(whole: Subject) -> int:
-    """Pages of the kernel's own variables; the last one may be shared with areas, and is not counted then."""
-    return whole.info.static_size // PAGE_SIZE if whole.info is not None else 0
+def _static_pages(whole: Subject) -> set[tuple[int, int]]:
+    """Pages with variables of the kernel itself, in the unit of the boot chunks."""
+    nr = bytes_to_pages(whole.info.static_size) if whole.info is not None else 0
+    return {(0, page) for page in range(nr)}
 
 
 def _reading(whole: Subject, at: At) -> int | None:
