@@ -68,6 +68,23 @@ def test_a_log_from_a_mail_or_a_journal_reads_the_same(prefix: str) -> None:
     assert read_dmesg(changed) == read_dmesg(FAILURES)
 
 
+def test_messages_that_a_mail_broke_in_two_are_joined() -> None:
+    mail = """> [    0.000000] pcpu-alloc: s181032 r8192 d31960 u524288
+> alloc=1*2097152
+> [    0.000000] pcpu-alloc: [0] 0 1 2 3
+
+> [   43.100000] percpu: allocation failed, size=1048 align=8 atomic=0,
+> failed to populate
+> [   43.100010] CPU: 2 PID: 701 Comm: wl Not tainted
+> 6.1.0 #1
+what about this?
+"""
+    log = read_dmesg(mail)
+    assert layout_of(mail).alloc_size == 2097152
+    assert [(bad.line, bad.reason) for bad in log.failures] == [(5, "failed to populate")]
+    assert [line.number for line in log.lines] == [1, 3, 5, 7, 8, 9]
+
+
 def test_a_log_without_time_stamps_has_no_times() -> None:
     log = read_dmesg("percpu: allocation failed, size=8 align=4 atomic=0, failed to allocate new chunk")
     assert log.failures[0].time is None
@@ -155,6 +172,10 @@ def test_percpu_and_the_areas_are_read() -> None:
         (12288, 2, False),
         (819200, None, True),
     ]
+
+
+def test_many_empty_lines_take_no_time() -> None:
+    assert read_proc("\n" * 200_000 + "Percpu: 4 kB\r\n").percpu_kib == 4
 
 
 def test_a_file_without_either_has_neither() -> None:

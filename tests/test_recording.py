@@ -231,6 +231,33 @@ def test_damage_is_told_with_its_file_and_the_rest_is_used(
     assert recording.geometry is not None
 
 
+def test_without_log_and_statistics_there_is_no_geometry_and_no_release(folder: Path) -> None:
+    for name in ("dmesg.txt.gz", "uname.txt"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "stats")
+    recording = open_trace(folder)
+    assert (recording.geometry, recording.release, recording.kernel) == (None, None, None)
+    assert kinds(recording) == [("uname.txt", "missing"), ("dmesg.txt", "missing")]
+    assert (recording.pointer_bytes, recording.accounts_memcg) == (8, True)
+
+
+def test_a_log_that_began_too_late_is_told_and_statistics_give_the_geometry(folder: Path) -> None:
+    (folder / "dmesg.txt.gz").unlink()
+    (folder / "dmesg.txt").write_text("[  9.0] hello\n")
+    recording = open_trace(folder)
+    assert kinds(recording) == [("dmesg.txt", "geometry")]
+    assert recording.geometry is not None
+    assert recording.geometry.info.groups[0].cpu_map == (0, 1, 2, None)
+
+
+def test_a_release_before_the_statistics_came_is_told(folder: Path) -> None:
+    (folder / "uname.txt").write_text("Linux box 4.4.0-21-generic #37 SMP x86_64 GNU/Linux\n")
+    recording = open_trace(folder)
+    assert (recording.release, recording.kernel) == ("4.4.0-21-generic", None)
+    assert ("uname.txt", "missing") in kinds(recording)
+    assert ("dmesg.txt", "release") in kinds(recording)
+
+
 def test_readings_in_another_order_are_told(folder: Path) -> None:
     (folder / "stats" / "000-00-init-first.txt").rename(folder / "stats" / "002-late.txt")
     assert ("stats/002-late.txt", "another boot") in kinds(open_trace(folder))

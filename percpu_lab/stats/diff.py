@@ -20,7 +20,7 @@ from .values import AnyChunkStats, ChunkStatsV5, PercpuStats, labels
 
 __all__ = ["ChunkDiff", "StatsDiff", "ValueChange", "diff"]
 
-_MAX_PAIRS = 1_000_000  # beyond, chunks are matched by their order alone
+_MAX_PAIRS = 250_000  # beyond, chunks are matched by their order alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@
     [   50.000000] percpu: limit reached, disable warning                                        silent from here on
     [   60.000000] illegal size (40000) or align (8) for percpu allocation                        illegal requests
 
-The time stamps may be missing, and the lines may come from a journal or a quoted mail.
+The time stamps may be missing, and the lines may come from a journal or a quoted mail, which may have broken them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["AllocationFailure", "Dmesg", "IllegalRequest", "LogLine", "read_dmesg"]
 
@@ -29,6 +29,7 @@ _ILLEGAL = re.compile(r"illegal size \((\d{1,19})\) or align \((\d{1,19})\) for 
 _FRAME = re.compile(r"^\s*(?:\? )?(?:\[<[0-9a-f]+>\] )?(?:\? )?([\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+\])?)\s*$")
 _MAX_STACK_LINES = 80  # between a message and the end of its stack
 _CONTEXTS = ("<TASK>", "</TASK>", "<IRQ>", "</IRQ>")  # between the frames of one stack
+_OURS = ("percpu:", "pcpu-alloc:", "setup_percpu:", "illegal size")  # messages that are read
 _GEOMETRY = ("percpu:", "pcpu-alloc:", "setup_percpu:", "smpboot: Allowing")
 
 
@@ -116,7 +117,7 @@ def read_dmesg(text: str) -> Dmesg:
     Args:
         text: the output of dmesg or journalctl, or a part of it from a mail.
     """
-    lines = tuple(_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    lines = _lines(text)
     versions = [found[1] for line in lines if (found := _RELEASE.match(line.text))]
     return Dmesg(
         lines=lines,
@@ -129,10 +130,22 @@ def read_dmesg(text: str) -> Dmesg:
     )
 
 
-def _line(number: int, line: str) -> LogLine:
-    text = _JOURNAL.sub("", _QUOTES.sub("", line.rstrip("\r")))
-    stamp = _STAMP.match(text)
-    return LogLine(number, float(stamp[1]) if stamp else None, text[stamp.end() :] if stamp else text)
+def _lines(text: str) -> tuple[LogLine, ...]:
+    """Read the lines; what a mail broke off from a message about per-CPU memory is joined to it again."""
+    lines: list[LogLine] = []
+    may_go_on = False
+    for number, raw in enumerate(text.split("\n"), 1):
+        whole = _QUOTES.sub("", raw.rstrip("\r"))
+        line = _JOURNAL.sub("", whole)
+        stamp = _STAMP.match(line)
+        message = line[stamp.end() :] if stamp else line
+        has_prefix = stamp is not None or line != whole
+        if may_go_on and not has_prefix and message.strip() and not message.startswith(_OURS):
+            lines[-1] = replace(lines[-1], text=f"{lines[-1].text.rstrip()} {message.strip()}")
+        elif message.strip():
+            lines.append(LogLine(number, float(stamp[1]) if stamp else None, message))
+        may_go_on = has_prefix and message.startswith(_OURS)
+    return tuple(lines)
 
 
 def _failure(lines: Sequence[LogLine], at: int) -> AllocationFailure | None:

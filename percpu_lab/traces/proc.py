@@ -17,8 +17,8 @@ from ..geometry import AllocInfo
 
 __all__ = ["ProcFile", "VmallocArea", "check_chunk_areas", "read_proc"]
 
-_PERCPU = re.compile(r"^\s*Percpu:\s+(\d{1,15}) kB\s*$", re.MULTILINE)
-_AREA = re.compile(r"^\s*0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\s+(\d{1,15}) (pcpu_\S+)(.*)$", re.MULTILINE)
+_PERCPU = re.compile(r"^[ \t]*Percpu:[ \t]+(\d{1,15}) kB[ \t\r]*$", re.MULTILINE)
+_AREA = re.compile(r"^[ \t]*0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})[ \t]+(\d{1,15}) (pcpu_\S+)(.*)$", re.MULTILINE)
 _PAGES = re.compile(r"\bpages=(\d{1,12})")
 
 

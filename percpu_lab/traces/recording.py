@@ -182,6 +182,8 @@ class _FolderReader:
         uname = (folder.text("uname.txt") or "").split()
         release = uname[2] if len(uname) > 2 else dmesg.release if dmesg else None
         kernel = kernel_for_release(release) if release else None
+        if kernel is None:
+            folder.remark("uname.txt", "missing", _unknown_release(release))
         stats, proc = tuple(_stats_readings(folder, rows)), tuple(_proc_readings(folder, rows))
         geometry = self._geometry(dmesg, stats, kernel)
         nr_cpus = geometry.info.nr_cpus if geometry else self._nr_cpus()
@@ -255,30 +257,42 @@ class _FolderReader:
     def _geometry(self, dmesg: Dmesg | None, stats: tuple[StatsReading, ...],
                   kernel: KernelVersion | None) -> Geometry | None:  # fmt: skip
         """Work the geometry out from the log, or from percpu_stats and the count of CPUs."""
-        info = None
+        info = self._info_from_log(dmesg) or self._info_from_stats(stats)
+        if info is None:
+            self._folder.remark("dmesg.txt", "missing", "nothing tells the layout of per-CPU memory")
+            return None
+        self._assumptions.append("addresses of chunks: the kernel keeps them to itself")
         try:
-            if dmesg and dmesg.geometry_lines:
-                info, assumed = AllocInfo.from_log([line.text for line in dmesg.geometry_lines],
-                                                   nr_cpus=self._nr_cpus())  # fmt: skip
-                self._assumptions += assumed
-            elif stats:
-                info = self._info_from_stats(stats[0].stats)
-            if info is None:
-                return None
-            self._assumptions.append("addresses of chunks: the kernel keeps them to itself")
             return Geometry.from_info(info, backing="km" if info.up else "vm", kernel=kernel or V6_1)
         except GeometryError as error:
             self._folder.remark("dmesg.txt", "geometry", f"{error}; there is no geometry")
             return None
 
-    def _info_from_stats(self, stats: PercpuStats) -> AllocInfo | None:
+    def _info_from_log(self, dmesg: Dmesg | None) -> AllocInfo | None:
+        if dmesg is None:
+            return None
+        lines = [line.text for line in dmesg.geometry_lines]
+        try:
+            info, assumed = AllocInfo.from_log(lines, nr_cpus=self._nr_cpus())
+        except GeometryError as error:
+            self._folder.remark("dmesg.txt", "geometry", error.what)
+            return None
+        self._assumptions += assumed
+        return info
+
+    def _info_from_stats(self, stats: tuple[StatsReading, ...]) -> AllocInfo | None:
         nr_cpus = self._nr_cpus()
-        if nr_cpus is None:
+        if nr_cpus is None or not stats:
+            return None
+        sizes = stats[0].stats.alloc_info
+        try:
+            info = AllocInfo.one_group(sizes.static_size, sizes.reserved_size, sizes.dyn_size, sizes.unit_size,
+                                       sizes.atom_size, sizes.alloc_size, nr_cpus=nr_cpus)  # fmt: skip
+        except GeometryError as error:
+            self._folder.remark(stats[0].file, "geometry", str(error))
             return None
         self._assumptions.append(f"{nr_cpus} possible CPUs in one group: only the online ones are known")
-        sizes = stats.alloc_info
-        return AllocInfo.one_group(sizes.static_size, sizes.reserved_size, sizes.dyn_size, sizes.unit_size,
-                                   sizes.atom_size, sizes.alloc_size, nr_cpus=nr_cpus)  # fmt: skip
+        return info
 
     def _nr_cpus(self) -> int | None:
         count = (self._folder.text("cpucount.txt") or "").strip()
@@ -303,6 +317,10 @@ class _FolderReader:
         if len(strange) * 10 > len(more):
             return pointer_bytes, None
         return pointer_bytes or size or None, size > 0
+
+
+def _unknown_release(release: str | None) -> str:
+    return f"no kernel is known for release {release[:80]!r}" if release else "nothing tells the release of the kernel"
 
 
 def _pointer_bytes(uname: list[str]) -> int | None:
