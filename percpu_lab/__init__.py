@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .allocator import Allocator as Allocator
+    from .comparison import compare as compare
+    from .comparison import what_if as what_if
     from .geometry import PRESETS as PRESETS
     from .geometry import AllocInfo as AllocInfo
     from .geometry import Geometry as Geometry
@@ -44,7 +46,9 @@ _HOMES = {
     "open_run": "runs",
     "open_trace": "traces.recording",
     "picture": "views.dashboard",
+    "compare": "comparison",
     "watch": "views.dashboard",
+    "what_if": "comparison",
 }
 __all__ = sorted(_HOMES)
 

@@ -145,7 +145,8 @@ class BitmapChunkState:
 def _bitmap_sizes(g: np.ndarray, info: AllocInfo) -> None:
     g[L.NR_SLOTS] = raw_slot(info.unit_size) + 1 + bitmap.NR_EXTRA_SLOTS
     g[L.ROW_WORDS] = L.POPULATED + info.unit_pages * (1 + L.NR_MD_WORDS)
-    g[L.MAP_STRIDE] = 2 * info.unit_pages * bitmap.BLOCK_WORDS + 8  # bound_map has a bit more; spare words behind
+    map_words = info.unit_size // bitmap.PCPU_MIN_ALLOC_SIZE // 64
+    g[L.MAP_STRIDE] = 2 * map_words + 8  # bound_map has a bit more; spare words behind
     g[L.GROUP_PAGES] = info.unit_pages  # of the group of a km chunk, this kernel counts one unit
     _check_hidden_end(info)
 

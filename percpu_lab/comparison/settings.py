@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..allocator import Allocator
 from ..core import layout as L
+from ..engine import Engine
 from ..errors import RequestError
 from ..geometry import PRESETS, AllocInfo, Geometry, preset
 from ..models import BITMAP, MODELS
 from ..units import format_bytes
+from .pages import boot
 
 Machine = Geometry | AllocInfo | str
 BOTH_ENGINES = tuple(MODELS)
@@ -46,14 +47,11 @@ class Plan:
     geometry: Geometry
     reclaim: bool
 
-    def allocator(self, *, auto_balance: bool, jit: str | None, trace_events: int = 1 << 16) -> Allocator:
+    def boot(self, *, auto_balance: bool, jit: str | None) -> Engine:
         """Boot this machine."""
-        allocator = Allocator(
-            self.geometry, engine=self.engine, auto_balance=auto_balance, jit=jit, name=self.name,
-            trace_events=trace_events,
-        )  # fmt: skip
-        allocator.engine.g[L.NO_RECLAIM] = not self.reclaim
-        return allocator
+        engine = boot(self.geometry, kernel=self.engine, auto_balance=auto_balance, jit=jit)
+        engine.g[L.NO_RECLAIM] = not self.reclaim
+        return engine
 
 
 def plans(settings: Sequence[Any], machine: Machine) -> tuple[Plan, ...]:

@@ -30,7 +30,6 @@ Source: Linux v4.13 mm/percpu.c by its behavioural specification, sections 1.4, 
 """
 
 from ..errors import LockdepError
-from ..units import PAGE_SHIFT, PAGE_SIZE
 from . import layout as L
 from ._jit import cold, entry, kernel, memmove
 from .backing import (
@@ -47,6 +46,7 @@ from .backing import (
 from .counters import pcpu_stats_area_alloc, pcpu_stats_area_dealloc, pcpu_update_empty_pages
 from .lists import list_add, list_add_tail, list_del, list_empty
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from .page import PAGE_SHIFT, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from .request import fail, hand_out, pcpu_schedule_balance_work, refuse, room, take_back, unlock_all
 from .ring import first_fault, trace_event
 from .slots import raw_slot
@@ -57,7 +57,6 @@ PCPU_ATOMIC_MAP_MARGIN_LOW = 32
 PCPU_ATOMIC_MAP_MARGIN_HIGH = 64
 PCPU_EMPTY_POP_PAGES_LOW = 2
 PCPU_EMPTY_POP_PAGES_HIGH = 4
-PCPU_MIN_UNIT_SIZE = 32768
 PERCPU_DYNAMIC_EARLY_SLOTS = 128
 SMALL = 4  # sizeof(int): the smallest head or tail worth keeping
 ATOMIC_NEED = 3  # map entries an atomic request must find spare

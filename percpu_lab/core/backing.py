@@ -5,12 +5,12 @@ counted when one fails. Source: v4.13, spec sections 6 and 12.
 """
 
 from ..errors import LockdepError
-from ..units import PAGE_SHIFT, PAGE_SIZE
 from . import layout as L
 from ._jit import cold, kernel
 from .counters import pcpu_stats_chunk_alloc, pcpu_stats_chunk_dealloc, pcpu_update_empty_pages
 from .lists import list_init
 from .locks import assert_may_sleep, spin_lock, spin_unlock
+from .page import PAGE_SHIFT, PAGE_SIZE
 from .ring import first_fault, trace_event
 
 

@@ -31,7 +31,6 @@ Source: Linux v6.12 mm/percpu.c by its behavioural specification, sections 3 to 
 """
 
 from ..errors import LockdepError
-from ..units import PAGE_SHIFT, PAGE_SIZE
 from . import layout as L
 from ._jit import cold, ctz, entry, kernel
 from .backing import (
@@ -50,6 +49,7 @@ from .bits import bitmap_clear, bitmap_set, find_last_bit, find_next_bit, find_n
 from .counters import pcpu_stats_area_alloc, pcpu_stats_area_dealloc, pcpu_update_empty_pages
 from .lists import list_add, list_add_tail, list_del, list_empty
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from .page import PAGE_SHIFT, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from .request import fail, hand_out, pcpu_schedule_balance_work, refuse, room, take_back
 from .ring import trace_event
 from .slots import raw_slot
@@ -63,7 +63,6 @@ BLOCK_WORDS = PCPU_BITMAP_BLOCK_BITS // 64
 PCPU_SLOT_FAIL_THRESHOLD = 3
 PCPU_EMPTY_POP_PAGES_LOW = 2
 PCPU_EMPTY_POP_PAGES_HIGH = 4
-PCPU_MIN_UNIT_SIZE = 32768
 RECORD_CALLS = 4  # kernel memory requests for a new chunk: its record, alloc_map, bound_map, md_blocks
 WARN_LIMIT = 10
 
