@@ -1,0 +1,204 @@
+"""Questions that need the allocator itself: slots, why a request failed, why a chunk stays, ten lines of verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_traces import alloc, fail, trace
+
+import percpu_lab as lab
+from percpu_lab.core import layout as L
+from percpu_lab.errors import RequestError
+from percpu_lab.questions import Subject, failures, slots, verdict, why_failed, why_not_freed
+from percpu_lab.review import Review, review
+
+ROOT = Path(__file__).parent
+BOOT = ROOT / "data" / "real" / "folders" / "pcs-smp3-boot"
+ATOMIC = ROOT.parent / "notebooks" / "data" / "deb61-smp4-fail-atomic"
+ENGINE = "v6.12-bitmap"
+
+
+@pytest.fixture(scope="module")
+def reviewed() -> Review:
+    return review(lab.open_trace(ATOMIC), jit="off")
+
+
+@pytest.fixture(scope="module")
+def boot() -> Subject:
+    return Subject.of(review(lab.open_trace(BOOT), jit="off"))
+
+
+# --- slots ------------------------------------------------------------------------------
+
+
+def test_slots_are_those_of_percpu_stats() -> None:
+    a = lab.Allocator(engine=ENGINE)
+    kept = [a.alloc_percpu(32768) for _ in range(3)]
+    found = slots(a)
+    stats = a.stats()
+    assert [row.free_bytes for row in found.rows] == [chunk.free_bytes for chunk in stats.chunks]
+    assert [row.contig_hint_bytes for row in found.rows] == [chunk.contig_bytes for chunk in stats.chunks]  # type: ignore[union-attr]
+    assert [row.nr_areas for row in found.rows] == [chunk.nr_alloc for chunk in stats.chunks]
+    assert found.rows[0].slot is None
+    assert kept
+
+
+def test_slots_of_a_recording_come_from_its_replay(boot: Subject) -> None:
+    assert boot.recording is not None
+    found = slots(boot)
+    stats = boot.recording.stats[-1].stats
+    assert [row.free_bytes for row in found.rows] == [chunk.free_bytes for chunk in stats.chunks]
+    assert found.nr_empty_pop_pages == stats.global_stats.empty_pop_pages  # type: ignore[attr-defined]
+
+
+def test_slots_of_the_past_of_a_run_are_not_known() -> None:
+    a = lab.Allocator()
+    a.alloc_percpu(8)
+    with pytest.raises(RequestError, match="do not tell slots"):
+        slots(a, at=1)
+
+
+def test_slots_of_events_alone_are_not_known() -> None:
+    with pytest.raises(RequestError, match=r"dmesg\.txt"):
+        slots(trace(alloc(0, 8, 1.0)))
+
+
+# --- why_not_freed --------------------------------------------------------------------------
+
+
+def test_the_first_chunk_is_never_freed() -> None:
+    found = why_not_freed(lab.Allocator(engine=ENGINE), 0)
+    assert found.rules[0].text == "the first and the reserved chunk are immutable: they stay for ever"
+    assert "holds no area" in found.headline()
+
+
+def test_a_chunk_with_one_area_is_pinned_by_it() -> None:
+    a = lab.Allocator(engine=ENGINE)
+    kept = [a.alloc_percpu(32768) for _ in range(4)]
+    (chunk,) = {row.chunk for row in slots(a).rows if row.chunk == "chunk 1"}
+    found = why_not_freed(a, 1)
+    assert found.nr_areas == sum(row.nr_areas for row in slots(a).rows if row.chunk == chunk)
+    assert found.rows[0].size_bytes == found.used_bytes
+    assert found.nr_pages == found.used_bytes // 4096
+    assert [rule.is_met for rule in found.rules if rule.name == "wholly free"] == [False]
+    assert kept
+
+
+def test_a_wholly_free_chunk_is_the_spare() -> None:
+    a = lab.Allocator(engine=ENGINE)
+    kept = [a.alloc_percpu(32768) for _ in range(3)]
+    for ptr in kept:
+        a.free_percpu(ptr)
+    a.balance()
+    found = why_not_freed(a, 1)
+    assert found.rows == ()
+    assert "the first wholly free chunk is the spare" in found.headline()
+
+
+def test_the_rule_of_reclaim_is_shown_with_its_numbers() -> None:
+    a = lab.Allocator(engine=ENGINE)
+    kept = [a.alloc_percpu(4096, 4096) for _ in range(40)]
+    for ptr in kept[10:16]:
+        a.free_percpu(ptr)
+    chunk = next(c for c in a.chunks if c.ordinal == 1)
+    found = why_not_freed(a, 1)
+    (rule,) = (rule for rule in found.rules if rule.name.endswith("enough empty pages in it"))
+    assert rule.is_met == (chunk.nr_empty_pop_pages >= chunk.nr_pages // 4 and chunk.nr_empty_pop_pages > 0)
+    assert f"{chunk.nr_empty_pop_pages} empty page" in rule.text
+    assert f"{chunk.nr_pages // 4} are needed" in rule.text
+
+
+def test_who_pins_a_recorded_chunk_is_told_by_call_site_and_task(boot: Subject) -> None:
+    found = why_not_freed(boot, 0)
+    assert found.nr_areas == sum(row.nr_areas for row in found.rows) == 354
+    assert found.used_bytes == sum(row.size_bytes for row in found.rows)
+    assert found.rows[0].size_bytes >= found.rows[-1].size_bytes
+
+
+def test_a_chunk_that_is_not_there_is_refused() -> None:
+    with pytest.raises(RequestError, match="there is no chunk 9"):
+        why_not_freed(lab.Allocator(), 9)
+
+
+# --- why_failed -----------------------------------------------------------------------------
+
+
+def test_failures_of_a_recording_are_grouped(reviewed: Review) -> None:
+    found = failures(reviewed)
+    trace = reviewed.recording.trace
+    assert found.nr_failed == int((trace.event == L.EVENT_FAIL).sum()) == 740
+    assert sum(row.nr for row in found.rows) == 740
+    assert found.nr_explained == sum(failure.is_explained for failure in reviewed.failures)
+    assert {row.size_bytes for row in found.rows} == {512, 2048, 8192, 32760}
+    assert [row.nr for row in found.rows] == sorted((row.nr for row in found.rows), reverse=True)
+
+
+@pytest.mark.parametrize("word", ["no populated page", "no area"])
+def test_an_atomic_failure_is_replayed_to_its_moment(reviewed: Review, word: str) -> None:
+    group = next(row for row in failures(reviewed).rows if row.reason.startswith(word))
+    found = why_failed(reviewed, group.first_row)
+    assert (found.row, found.line, found.size_bytes) == (group.first_row, group.first_line, group.size_bytes)
+    assert found.is_explained
+    assert found.is_atomic
+    assert found.would_get.startswith("GFP_KERNEL would have got")
+    wanted = "not populated" if word == "no populated page" else ""
+    assert found.rows
+    assert all(wanted in row.why for row in found.rows)
+    assert found.task.startswith("wl on CPU")
+
+
+def test_the_model_agrees_that_gfp_kernel_would_have_got_it(reviewed: Review) -> None:
+    group = next(row for row in failures(reviewed).rows if row.reason.startswith("no populated page"))
+    engine = reviewed.state_at(group.first_row)
+    assert engine.request(group.size_bytes, group.align, L.FLAG_ATOMIC)[0] == 0
+    assert engine.request(group.size_bytes, group.align, 0)[0] != 0
+
+
+def test_failures_of_a_simulated_run_have_the_engines_reason() -> None:
+    a = lab.Allocator(engine=ENGINE)
+    kept = a.alloc_percpu(16384, reserved=True)
+    found = failures(a)
+    assert [(row.reason, row.nr, row.is_reserved) for row in found.rows] == [(kept.reason, 1, True)]
+    assert why_failed(a).reason == kept.reason
+
+
+def test_without_a_geometry_the_reason_is_not_known() -> None:
+    found = why_failed(trace(alloc(0, 8, 1.0), fail(64, 2.0)))
+    assert (found.row, found.line, found.is_explained) == (1, 2, False)
+    assert "not known" in found.headline()
+    assert "could not be replayed" in found.inferred[0]
+
+
+def test_a_row_that_did_not_fail_is_refused() -> None:
+    with pytest.raises(RequestError, match="failed rows: 1"):
+        why_failed(trace(alloc(0, 8, 1.0), fail(64, 2.0)), 0)
+    with pytest.raises(RequestError, match="failed rows: none"):
+        why_failed(trace(alloc(0, 8, 1.0)))
+
+
+# --- verdict ------------------------------------------------------------------------------
+
+
+def test_a_verdict_has_ten_lines_at_most(boot: Subject, reviewed: Review) -> None:
+    for subject in (boot, reviewed, trace(alloc(0, 8, 1.0))):
+        assert len(verdict(subject).text().splitlines()) <= 11
+        assert len(verdict(subject).rows) <= 10
+
+
+def test_a_verdict_says_what_matters(boot: Subject) -> None:
+    text = verdict(boot).text()
+    assert "6.1.192-pcpustats, 3 CPUs, unit 512 KiB" in text
+    assert "380" in text
+    assert "2 of 2 readings of percpu_stats equal" in text
+    assert "354 areas" in text
+
+
+@pytest.mark.parametrize("ask", [slots, failures, verdict, lambda s: why_not_freed(s, 0)])
+def test_these_answers_print_and_become_json(ask: Any, boot: Subject) -> None:
+    answer = ask(boot)
+    assert json.loads(json.dumps(answer.as_json()))["answer"] == answer.headline()
+    assert len(answer.frame()) == len(answer.rows)
+    assert answer.text()
