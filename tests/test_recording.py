@@ -225,8 +225,7 @@ def test_damage_is_told_with_its_file_and_the_rest_is_used(
 ) -> None:
     damage(folder / name)
     recording = open_trace(folder)
-    file = name.removesuffix(".gz") if kind == "boots" else name
-    assert kinds(recording) == ([(file, kind)] if kind else [])
+    assert kinds(recording) == ([(name, kind)] if kind else [])
     assert len(recording.trace) == 336
     assert recording.geometry is not None
 
@@ -255,7 +254,19 @@ def test_a_release_before_the_statistics_came_is_told(folder: Path) -> None:
     recording = open_trace(folder)
     assert (recording.release, recording.kernel) == ("4.4.0-21-generic", None)
     assert ("uname.txt", "missing") in kinds(recording)
-    assert ("dmesg.txt", "release") in kinds(recording)
+    assert ("dmesg.txt.gz", "release") in kinds(recording)
+
+
+@pytest.mark.parametrize(("name", "are_true"), [("trace.txt.gz", True), ("trace-nohashptr.txt.gz", False)])
+def test_of_two_readings_of_a_ring_the_longer_counts(folder: Path, name: str, are_true: bool) -> None:
+    whole = open_trace(folder).trace
+    lines = gzip.decompress((folder / name).read_bytes()).decode().splitlines(keepends=True)
+    (folder / name).write_bytes(gzip.compress("".join(lines[:200]).encode()))
+    recording = open_trace(folder)
+    assert (name, "cut") in kinds(recording)
+    assert recording.trace.off.tolist() == whole.off.tolist()
+    assert np.array_equal(recording.trace.base_addr, whole.base_addr) == are_true
+    assert recording.trace.gfp_flags[0] == "GFP_KERNEL"
 
 
 def test_readings_in_another_order_are_told(folder: Path) -> None:

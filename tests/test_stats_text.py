@@ -74,6 +74,11 @@ def test_two_files_are_not_taken_for_one() -> None:
         PercpuStats.from_text(text, where="mail")
 
 
+def test_text_behind_a_file_does_not_matter_even_if_it_speaks_of_chunks() -> None:
+    text = FILES[0].read_text()
+    assert PercpuStats.from_text(f"{text}Chunks are few.\n-- \nA. Person\n") == PercpuStats.from_text(text)
+
+
 def test_a_file_from_a_mail_is_written_as_the_kernel_did() -> None:
     stats = PercpuStats.from_text((REAL / "stats" / "patched-after.txt").read_text())
     assert "  unit_size           :       655360\n" in stats.text()

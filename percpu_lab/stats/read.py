@@ -173,7 +173,7 @@ class _Reader:
 
     def _is_title(self, line: str, seen: list[ChunkKind]) -> bool:
         """Tell a chunk, or what may have been one, from text behind the file."""
-        return line.startswith("Chunk") or _VALUE.fullmatch(line) is not None or not seen
+        return line.startswith(("Chunk:", "Chunk (")) or _VALUE.fullmatch(line) is not None or not seen
 
     def _kind(self, seen: list[ChunkKind]) -> ChunkKind:
         title = self._line()

@@ -177,7 +177,7 @@ class _FolderReader:
         folder = self._folder
         trace = self._trace()
         rows = _marker_rows(trace.markers)
-        log = folder.text("dmesg.txt")
+        log_path, log = folder.find("dmesg.txt"), folder.text("dmesg.txt")
         dmesg = read_dmesg(log) if log is not None else None
         uname = (folder.text("uname.txt") or "").split()
         release = uname[2] if len(uname) > 2 else dmesg.release if dmesg else None
@@ -189,7 +189,7 @@ class _FolderReader:
         nr_cpus = geometry.info.nr_cpus if geometry else self._nr_cpus()
         pointer_bytes = _pointer_bytes(uname) or trace.pointer_bytes
         pointer_bytes, accounts_memcg = self._accounting(trace, nr_cpus, pointer_bytes)
-        folder.remarks += log_remarks("dmesg.txt", dmesg, release) if dmesg else ()
+        folder.remarks += log_remarks(log_path.name, dmesg, release) if dmesg and log_path else ()
         folder.remarks += reading_remarks(stats, proc, geometry.info if geometry else None)
         return Recording(
             name=folder.path.resolve().name,
@@ -231,12 +231,19 @@ class _FolderReader:
             self._folder.remark(plain_path, "unreadable", f"{error.what}; addresses stay hashed")
             return hashed, path
         row = _first_difference(hashed, plain)
-        if row is not None:
-            line = int(plain.line[row]) if row < len(plain) else None
+        nr = min(len(hashed), len(plain))
+        if row < nr:
             what = f"not the ring that {path.name} shows: other events from number {row}; it was not used"
-            self._folder.remark(plain_path, "another ring", what, line=line)
+            self._folder.remark(plain_path, "another ring", what, line=int(plain.line[row]))
             return hashed, path
-        return with_columns(plain, gfp_flags=hashed.gfp_flags), plain_path
+        if len(hashed) != len(plain):
+            shorter = plain_path if len(plain) == nr else path
+            what = f"{nr:,} of the {max(len(hashed), len(plain)):,} events of the other reading of the ring"
+            self._folder.remark(shorter, "cut", what)
+        if len(hashed) > nr:
+            return hashed, path
+        gfp_flags = np.concatenate([hashed.gfp_flags, plain.gfp_flags[nr:]])
+        return with_columns(plain, gfp_flags=gfp_flags), plain_path
 
     def _early(self, trace: RecordedTrace) -> RecordedTrace | None:
         path = self._folder.find("percpu_early.txt")
@@ -330,15 +337,13 @@ def _pointer_bytes(uname: list[str]) -> int | None:
     return 4 if is_32_bit else None
 
 
-def _first_difference(one: RecordedTrace, other: RecordedTrace) -> int | None:
-    """Find the first event in which two readings of a ring differ, beside addresses; None if they do not."""
+def _first_difference(one: RecordedTrace, other: RecordedTrace) -> int:
+    """Find the first event in which two readings of a ring differ, beside addresses; their number if none does."""
     nr = min(len(one), len(other))
     differs = np.zeros(nr, bool)
     for name in ("event", "off", "size", "align", "time", "cpu", "pid"):
         differs |= getattr(one, name)[:nr] != getattr(other, name)[:nr]
-    if differs.any():
-        return int(np.argmax(differs))
-    return nr if len(one) != len(other) else None
+    return int(np.argmax(differs)) if differs.any() else nr
 
 
 def _marker_rows(markers: tuple[Marker, ...]) -> dict[tuple[str, int], Rows]:
