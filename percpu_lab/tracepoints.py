@@ -339,7 +339,7 @@ _RAW_VALUE = re.compile(r"(0x[0-9a-fA-F]{1,16}) \(-?[0-9]{1,20}\)|\((-?[0-9]{1,2
 
 
 def _read_value(known: EventField, word: str) -> Any:
-    raw = _RAW_VALUE.fullmatch(word)
+    raw = _RAW_VALUE.fullmatch(word) if word.endswith(")") else None
     try:
         return known.kind.read(raw[1] or raw[2] if raw else word)
     except ValueError as error:

@@ -88,6 +88,7 @@ def test_line_of_the_default_layout_gives_all_its_columns() -> None:
         ("            true  9614 [001] 13277.567559: percpu:", "true", 9614, 1, 13277567559),
         (" my task 2 9614/9615 [001] 13277.567560:          1 percpu:", "my task 2", 9614, 1, 13277567560),
         ("            true  9614 13277.567559:     percpu:", "true", 9614, -1, 13277567559),
+        ("       my task 2  9614 13277.567559:     percpu:", "my task 2", 9614, -1, 13277567559),
         ("              wl-153   [003]    65.795241: ", "wl", 153, 3, 65795241),
         ("", "", -1, -1, -1),
         ("percpu:", "", -1, -1, -1),
@@ -344,6 +345,12 @@ def test_second_header_with_an_earlier_time_ends_a_recording() -> None:
 def test_second_header_with_later_times_goes_on() -> None:
     trace = read_trace_text(HEADER + text_of(ALLOC, FREE) + HEADER + text_of(FAIL, first_us=86889230))
     assert (len(trace), kinds(trace)) == (3, [(9, "header")])
+
+
+def test_second_header_before_other_chunks_tells_of_another_boot() -> None:
+    other = text_of(CREATE, "percpu_destroy_chunk: base_addr=00000000118f8f08", first_us=86889230)
+    trace = read_trace_text(HEADER + text_of(ALLOC, FREE) + HEADER + other)
+    assert (len(trace), kinds(trace)) == (4, [(9, "header"), (9, "mix")])
 
 
 def test_other_clock_ends_a_recording() -> None:

@@ -105,7 +105,7 @@ LAYOUTS = (
     ),
     Layout(
         "perf script",
-        rf"{_PERF_COMM}(?:{_CPU}\s+)?(?:(\S{{4,8}})\s+)?{_SECONDS}:\s+(?:[0-9]+\s+)?(?=\w+:\w)",
+        rf"{_PERF_COMM}(?:{_CPU}\s+)?(?:([^\s\d\[]\S{{3,7}})\s+)?{_SECONDS}:\s+(?:[0-9]+\s+)?(?=\w+:\w)",
     ),
     GOLDEN,
     Layout("ftrace without context", _NOTHING + r"\s*(?=(?:percpu:)?percpu_|tracing_mark_write:)"),

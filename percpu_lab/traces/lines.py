@@ -35,7 +35,15 @@ _LAST_POINTER = re.compile(r".*\b(?:ptr|base_addr)=([0-9a-f]+)", re.DOTALL)
 
 
 class OddityLog:
-    """Oddities in the order of their lines, a limited number of each kind."""
+    """Oddities in the order of their lines, a limited number of each kind.
+
+    skipped    not understood             wrapped, quoted   a mail did it; repaired
+    cut        a line without its end     event             percpu, but not one of the five
+    header     a second one               time              it steps back a little
+    mix        of two recordings          twice             an area handed out that is live
+    address    not an identity            payload           of the options raw and hex
+    damaged    the file ends too early    limit, text       too much to be kept
+    """
 
     def __init__(self) -> None:
         self.oddities: list[Oddity] = []
@@ -94,7 +102,8 @@ class LineReader:
         self.nr_payloads_lost = 0
         self.is_quoted = False
         self.is_trace_cmd = False
-        self.new_header = 0  # line of a header that stands behind events
+        self.new_header = 0  # line of a header behind events, until the next event
+        self.header_lines: list[int] = []  # of all such headers
         self._layouts = layouts
         self._layout = layouts[0]
         self._has_layout = False
@@ -222,6 +231,7 @@ class LineReader:
         nr_events = self._nr_events + len(self.rows)
         if nr_events and line.startswith("# tracer:"):
             self.new_header = self.new_header or number
+            self.header_lines.append(number)
             self.log.add(number, "header", "a second header: the text of another trace begins here")
         if counts:
             self.counts = self.counts or RingCounts(*map(int, counts.groups()))

@@ -314,7 +314,23 @@ class _Reading:
         for row in links.twice[: MAX_ODDITIES + 1].tolist():
             text = "an area is handed out that was not freed before: its free was lost, or these are two recordings"
             self._reader.log.add(int(columns["line"][row]), "twice", text)
+        self._compare_parts(columns)
         return columns
+
+    def _compare_parts(self, columns: dict[str, np.ndarray]) -> None:
+        """Tell two boots by their chunks: the first one serves as long as a kernel runs."""
+        base_addr = columns["base_addr"]
+        for line in self._reader.header_lines[:MAX_ODDITIES]:
+            parts = (
+                base_addr[(columns["line"] < line) & (base_addr > 0)],
+                base_addr[(columns["line"] > line) & (base_addr > 0)],
+            )
+            if all(map(len, parts)) and not len(np.intersect1d(*parts)):
+                what = (
+                    "no chunk before this line has the address of one behind it: another boot begins here; both parts "
+                    "were kept; read them one by one"
+                )
+                self._reader.log.add(line, "mix", what)
 
     def _number(self, columns: dict[str, np.ndarray]) -> None:
         """Number the events by their rows; texts of this program have the number of the op in the place of the time."""

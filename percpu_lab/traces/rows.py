@@ -96,8 +96,7 @@ class Rows:
         self._place_allocs(columns)
         self._place_frees(columns)
         self._place_fails(columns)
-        for row, event, prefix, values in self._others:
-            self._place_other(columns, row, event, prefix, values)
+        self._place_others(columns)
         return columns
 
     def _place_allocs(self, columns: dict[str, np.ndarray]) -> None:
@@ -145,15 +144,19 @@ class Rows:
         columns["context"][rows] = [self._strings[text] for text in context]
         columns["time"][rows], columns["digits"][rows] = _times(first, second)
 
-    def _place_other(
-        self, columns: dict[str, np.ndarray], row: int, event: int, prefix: _Texts, values: dict[str, Any]
-    ) -> None:
-        self._place_prefix(columns, [row], [(text,) for text in prefix])
-        columns["event"][row] = event
-        reserved, is_atomic = values.pop("reserved", False), values.pop("is_atomic", False)
-        columns["flags"][row] = reserved * L.FLAG_RESERVED + is_atomic * L.FLAG_ATOMIC
-        for name, value in values.items():
-            columns[name][row] = self._strings[value] if isinstance(value, str) else value
+    def _place_others(self, columns: dict[str, np.ndarray]) -> None:
+        if not self._others:
+            return
+        rows, event, prefixes, read = (list(part) for part in zip(*self._others, strict=True))
+        self._place_prefix(columns, rows, list(zip(*prefixes, strict=True)))
+        columns["event"][rows] = event
+        columns["flags"][rows] = [
+            values.pop("reserved", 0) * L.FLAG_RESERVED + values.pop("is_atomic", 0) * L.FLAG_ATOMIC for values in read
+        ]
+        for name in {name: None for values in read for name in values}:
+            found = [(row, values[name]) for row, values in zip(rows, read, strict=True) if name in values]
+            texts = columns[name].dtype == object
+            columns[name][[row for row, _ in found]] = [self._strings[v] if texts else v for _, v in found]
 
 
 def _place_request(columns: dict[str, np.ndarray], rows: list[int], found: Sequence[_Texts]) -> None:

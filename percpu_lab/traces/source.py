@@ -66,7 +66,7 @@ class Source:
                 with path.open("rb") as file:
                     yield from self._lines(self._raw(file, path.stat().st_size if path.is_file() else None))
             except OSError as error:
-                remedy = "name a file that can be read, or - for the standard input"
+                remedy = "name a file that can be read, - for the standard input, or give a folder to open_trace"
                 raise TraceFormatError(f"cannot be read: {error.strerror}", where=self.name, remedy=remedy) from None
 
     def _raw(self, file: Any, total: int | None) -> Iterator[bytes]:
