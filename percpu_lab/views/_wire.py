@@ -60,8 +60,8 @@ def _encode_column(name: str, values: Array | Sequence[Any], buffers: list[bytes
     if not isinstance(values, np.ndarray):
         if len(values) and isinstance(values[0], np.ndarray):
             return "arrays", [_encode_array(name, array, buffers) for array in values]
-        if not all(isinstance(value, Number) for value in values):
-            return "list", list(values)
+        if not len(values) or not all(isinstance(value, Number) for value in values):
+            return "list", list(values)  # of nothing, too: it may be a column of colours, which takes no numbers
     array = np.asarray(values)
     return ("array", _encode_array(name, array, buffers)) if array.dtype.kind in "biuf" else ("list", array.tolist())
 

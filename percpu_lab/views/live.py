@@ -352,7 +352,7 @@ class Publisher:
         self._seen: object = None  # the version of the last frame; None: no frame yet
         self._due_at = 0.0
         self._sent_at = 0.0
-        self._in_flight: deque[tuple[int, float]] = deque()  # number of a frame, time it was sent at
+        self._in_flight: deque[tuple[int, float]] = deque(maxlen=MAX_WAITING_EVENTS)  # frame, time it was sent at
         self._acks_come = False
         self._error: Exception | None = None
         figure.attach(self)
