@@ -62,6 +62,10 @@ def test_wide_integers_travel_narrow_where_they_fit():
     assert encode({"x": np.array([2**31])}).specs == [["x", "array", ["f8", [1]]]]
 
 
+def test_a_column_of_nothing_may_be_one_of_colours():
+    assert encode({"colour": []}).specs == [["colour", "list", []]]
+
+
 @pytest.mark.parametrize("value", [np.array([2**53 + 1]), np.array([-(2**60)]), np.array([2**64 - 1], "u8")])
 def test_a_column_of_nothing_may_be_one_of_colours():
     assert encode({"colour": []}).specs == [["colour", "list", []]]
