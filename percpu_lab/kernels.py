@@ -28,6 +28,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from types import MappingProxyType
 
 from .units import KIB
@@ -42,6 +43,7 @@ __all__ = [
     "KernelVersion",
     "StatsLayout",
     "kernel_for_release",
+    "releases_with",
 ]
 
 
@@ -221,6 +223,19 @@ KERNEL_VERSIONS: tuple[KernelVersion, ...] = (
 KERNELS: Mapping[str, KernelVersion] = MappingProxyType({row.name: row for row in KERNEL_VERSIONS})
 #: every layout of percpu_stats, by name
 STATS_LAYOUTS: Mapping[str, StatsLayout] = MappingProxyType({row.stats.name: row.stats for row in KERNEL_VERSIONS})
+
+
+def releases_with(layout: StatsLayout) -> str:
+    """Say in words which releases print percpu_stats in a layout.
+
+    >>> [releases_with(layout) for layout in STATS_LAYOUTS.values()]
+    ['v4.13 to before v4.14', 'v4.14 to before v5.9, or v5.14 and later', 'v5.9 to before v5.14']
+    """
+    runs = [list(rows) for _, rows in groupby(KERNEL_VERSIONS, key=lambda row: row.stats)]
+    ends = [*(f"to before {run[0].release}" for run in runs[1:]), "and later"]
+    spans = zip(runs, ends, strict=True)
+    return ", or ".join(f"{run[0].release} {end}" for run, end in spans if run[0].stats == layout)
+
 
 _RELEASE = re.compile(r"v?([0-9]{1,4})\.([0-9]{1,4})")
 

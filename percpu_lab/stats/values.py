@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import LabError
-from ..kernels import STATS_LAYOUTS, V4_13, StatsLayout
+from ..kernels import STATS_LAYOUTS, V4_13, StatsLayout, releases_with
 
 if TYPE_CHECKING:
     import pandas
@@ -218,6 +218,11 @@ class PercpuStats:
         from .read import read_one  # which makes objects of this class
 
         return read_one(text, where)
+
+    @property
+    def releases(self) -> str:
+        """Say in words which kernels print such a file."""
+        return releases_with(STATS_LAYOUTS[self.layout])
 
     def total_bytes(self, chunk: AnyChunkStats) -> int:
         """Give the bytes a chunk can hand out: dyn_size of the first, reserved_size, or the unit."""

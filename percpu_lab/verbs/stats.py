@@ -50,7 +50,7 @@ def _stats(args: argparse.Namespace) -> int:
         write_json(parts[0] | more)
         return OK
     for name, stats in readings:
-        say(f"{name} ({stats.layout} layout)\n{lint(stats).text()}\n")
+        say(f"{name} (as printed by {stats.releases})\n{lint(stats).text()}\n")
     if change is not None:
         say(f"from {readings[0][0]} to {readings[-1][0]}\n{change.text(limit=40)}")
     return OK
