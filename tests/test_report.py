@@ -1,0 +1,121 @@
+"""The page about a recording: one file, nothing fetched, nothing of a trace becomes markup."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tiny_traces import alloc, create, fail, free, marker, trace
+
+import percpu_lab as lab
+from percpu_lab.__main__ import main
+from percpu_lab.report import report
+from percpu_lab.review import review
+
+DATA = Path(__file__).parent / "data" / "real"
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, their attributes, and the text between them; checks that every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(report(review(lab.open_trace(DATA / "folders" / "pcs-smp3-boot"), jit="off")))
+
+
+def test_the_page_says_the_verdict_first(page: Page) -> None:
+    assert page.text.index("6.1.192-pcpustats, 3 CPUs") < page.text.index("Who holds the most at the end?")
+    assert "2 of 2 readings of percpu_stats equal" in page.text
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Can the recording be trusted?", "Who leaks", "Which requests failed", "What is lost", "Which chunks stand in which"
+     " slot", "What changed from stats/000-00-init-first.txt", "Odd lines", "certain:", "inferred:"],
+)  # fmt: skip
+def test_the_page_answers_the_questions(words: str, page: Page) -> None:
+    assert words in page.text
+
+
+def test_the_page_has_pictures_within_it(page: Page) -> None:
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) >= 5
+    assert all((image["src"] or "").startswith("data:image/png;base64,iVBOR") for image in images)
+    assert all(image["alt"] for image in images)
+
+
+def test_the_page_needs_no_script_and_nothing_from_elsewhere(page: Page) -> None:
+    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "base", "form"} == set()
+    for _, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png"))
+
+
+def test_links_within_the_page_lead_somewhere(page: Page) -> None:
+    names = {attributes.get("id") for _, attributes in page.elements}
+    links = [(attributes["href"] or "")[1:] for tag, attributes in page.elements if tag == "a"]
+    assert len(links) > 8
+    assert [link for link in links if link not in names] == []
+
+
+def test_names_in_a_trace_never_become_markup() -> None:
+    bad = '<script>alert(1)</script>"&\x1b[2J'
+    found = Page(report(trace(
+        marker(f"BEGIN {bad}", 0.5), alloc(0, 8, 1.0, site="<img/src=x/onerror=alert(1)>", task="<b>&-1"),
+        alloc(8, 8, 1.0, site=bad.replace(" ", "")), fail(8, 2.0), "<script>what is this</script>", free(0, 3.0),
+    )))  # fmt: skip
+    assert {tag for tag, _ in found.elements} & {"script", "b", "svg"} <= {"b"}
+    assert not [attributes for tag, attributes in found.elements if tag == "img" and "onerror" in attributes]
+    assert "<img/src=x/onerror=alert(1)>" in found.text
+    assert "\x1b" not in found.text
+
+
+def test_odd_lines_are_listed_with_their_numbers() -> None:
+    found = Page(
+        report(trace(alloc(0, 8, 1.0), "what is this?", alloc(8, 8, 2.0), "CPU:1 [LOST 9 EVENTS]", free(0, 3.0)))
+    )
+    assert "line 2" in found.text
+    assert "what is this?" in found.text
+    assert "9 events (LOST)" in found.text
+
+
+def test_a_chunk_that_stays_is_explained() -> None:
+    found = Page(report(trace(create(1.0, 0x50000), alloc(0, 8, 2.0, base=0x50000))))
+    assert re.search(r"Why is chunk \d not freed\?", found.text)
+
+
+def test_the_verb_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    source = tmp_path / "tiny.txt"
+    source.write_text(f"{alloc(0, 8, 1.0)}\n{free(0, 2.0)}\n")
+    assert main(["report", str(source), "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: {out.stat().st_size:,} bytes\n"
+    Page(out.read_text(encoding="utf-8"))
