@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -588,6 +589,23 @@ def test_text_too_long_to_keep_is_written_anew(monkeypatch: pytest.MonkeyPatch) 
     trace = read_trace_text("prose\n" + text_of(ALLOC, FREE))
     assert trace.text() == text_of(ALLOC, FREE)
     assert kinds(trace)[-1] == (3, "text")
+
+
+def test_memory_is_bounded_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "BLOCK_BYTES", 1 << 16)
+    line = (PREFIX + "kmalloc: call_site=f+0x1 ptr=00000000110b3b84 bytes_req=64 bytes_alloc=64\n").encode()
+    blocks = iter([line * 500] * 60 + [text_of(ALLOC, FREE).encode()])  # 3 MB
+
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            return next(blocks, b"")
+
+    tracemalloc.start()
+    trace = read_trace(Endless(), events="percpu_alloc_percpu")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(trace), trace.nr_other) == (1, 30_000)
+    assert peak < 1_000_000
 
 
 # --- data files of trace-cmd and perf ---

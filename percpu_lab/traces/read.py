@@ -21,6 +21,7 @@ from .kept import KeptText
 from .layouts import GOLDEN, LAYOUTS
 from .lines import MAX_ODDITIES, LineReader
 from .link import link_areas
+from .one_recording import OneRecording, other_boots
 from .recorded import UNKNOWN_BIRTH, Loss, Marker, RecordedTrace
 from .rows import Interned, Pointers, Rows
 from .source import Progress, Source
@@ -28,8 +29,6 @@ from .source import Progress, Source
 __all__ = ["MAX_EVENTS", "read_golden_trace", "read_trace", "read_trace_text"]
 
 MAX_EVENTS = 5_000_000  # about 1 GB of columns
-_FALL_SECONDS = 1  # clocks of CPUs differ by less, and a kernel sorts by time what it prints
-_FALL_COUNT = 1000  # the same for times that count something
 _SIMULATED = "percpu_lab"  # the task in the texts of this program: their time is the number of the op
 
 
@@ -118,8 +117,8 @@ class _Reading:
         self._nr_rows = 0
         self._nr_events = 0
         self._nr_lines = 0
+        self._one = OneRecording()
         self._digits: int | None = None
-        self._latest = 0
         self._is_stopped = False
 
     def trace(self) -> RecordedTrace:
@@ -167,10 +166,8 @@ class _Reading:
         chosen = self._within_limit(chosen, columns["line"])
         last_line = self._nr_lines
         number = np.concatenate([[0], np.cumsum(chosen)]) + self._nr_rows  # of chosen events before each
-        moved = ([replace(one, row=int(number[one.row])) for one in many if one.line <= last_line]
-                 for many in (markers, losses))  # fmt: skip
-        for kept, new in zip((self._markers, self._losses), moved, strict=True):
-            kept += new  # type: ignore[operator]
+        self._markers += [replace(one, row=int(number[one.row])) for one in markers if one.line <= last_line]
+        self._losses += [replace(one, row=int(number[one.row])) for one in losses if one.line <= last_line]
         self._extra |= {int(number[row]): extra for row, extra in rows.extra.items() if chosen[row]}
         self._blocks.append({name: column[chosen] for name, column in columns.items()})
         self._nr_events += nr_rows
@@ -190,39 +187,23 @@ class _Reading:
         return chosen
 
     def _same_recording(self, columns: dict[str, np.ndarray]) -> int:
-        """Give the number of rows before the times show that another recording begins; stop there."""
+        """Give the number of rows before another recording begins; stop there."""
         timed = np.flatnonzero(columns["digits"] >= 0)
-        if not len(timed):
-            return len(columns["digits"])
         time, digits, line = (columns[name][timed] for name in ("time", "digits", "line"))
-        if self._digits is None:
-            self._digits = int(digits[0])
-            self._latest = int(time[0])
-        latest = np.maximum.accumulate(np.concatenate([[self._latest], time]))[:-1]
-        allowed = np.full(len(time), _FALL_SECONDS * 10**self._digits if self._digits else _FALL_COUNT)
-        behind = np.flatnonzero(line > self._reader.new_header)[:1]
-        if self._reader.new_header and len(behind):
-            allowed[behind] = 0
-            self._reader.new_header = 0
-        is_other = (digits != self._digits) | (latest - time > allowed)
-        self._latest = max(int(latest[-1]), int(time[-1]))
+        reader = self._reader
+        end, how = self._one.end(time, digits, line, reader.new_header)
+        if len(line) and line[-1] > reader.new_header:
+            reader.new_header = 0
         if self._is_golden:
             return len(columns["digits"])
-        where = np.flatnonzero(is_other).tolist()
-        self._note_steps_back(time, line, where[0] if where else len(time))
-        if not where:
+        self._note_steps_back(time[:end], line)
+        if not how:
             return len(columns["digits"])
-        row = where[0]
-        how = "the time falls back" if digits[row] == self._digits else "the time is written in another way"
-        what = (
-            f"{how}: another recording begins here, of another boot or clock; what stands before it was kept; "
-            "read the parts one by one"
-        )
-        self._stop(int(line[row]) - 1, "mix", what)
-        return int(timed[row])
+        self._stop(int(line[end]) - 1, "mix", how)
+        return int(timed[end])
 
-    def _note_steps_back(self, time: Int64s, line: Int64s, end: int) -> None:
-        for row in np.flatnonzero(np.diff(time[:end]) < 0)[: MAX_ODDITIES + 1].tolist():
+    def _note_steps_back(self, time: Int64s, line: Int64s) -> None:
+        for row in np.flatnonzero(np.diff(time) < 0)[: MAX_ODDITIES + 1].tolist():
             text = f"the time steps back by {time[row] - time[row + 1]}: clocks of CPUs differ, or lines were moved"
             self._reader.log.add(int(line[row + 1]), "time", text)
 
@@ -304,6 +285,7 @@ class _Reading:
         if not self._blocks:
             self._blocks.append(Rows(Interned(), Pointers()).columns())
         columns = {name: np.concatenate([block.pop(name) for block in self._blocks]) for name in list(self._blocks[0])}
+        self._digits = self._one.digits
         self._number(columns)
         links = link_areas(columns["event"], columns["base_addr"], columns["off"])
         columns["chunk"] = links.chunk
@@ -314,23 +296,9 @@ class _Reading:
         for row in links.twice[: MAX_ODDITIES + 1].tolist():
             text = "an area is handed out that was not freed before: its free was lost, or these are two recordings"
             self._reader.log.add(int(columns["line"][row]), "twice", text)
-        self._compare_parts(columns)
+        for line, what in other_boots(columns["base_addr"], columns["line"], self._reader.header_lines[:MAX_ODDITIES]):
+            self._reader.log.add(line, "mix", what)
         return columns
-
-    def _compare_parts(self, columns: dict[str, np.ndarray]) -> None:
-        """Tell two boots by their chunks: the first one serves as long as a kernel runs."""
-        base_addr = columns["base_addr"]
-        for line in self._reader.header_lines[:MAX_ODDITIES]:
-            parts = (
-                base_addr[(columns["line"] < line) & (base_addr > 0)],
-                base_addr[(columns["line"] > line) & (base_addr > 0)],
-            )
-            if all(map(len, parts)) and not len(np.intersect1d(*parts)):
-                what = (
-                    "no chunk before this line has the address of one behind it: another boot begins here; both parts "
-                    "were kept; read them one by one"
-                )
-                self._reader.log.add(line, "mix", what)
 
     def _number(self, columns: dict[str, np.ndarray]) -> None:
         """Number the events by their rows; texts of this program have the number of the op in the place of the time."""
