@@ -23,7 +23,7 @@ from .events import RING_COLUMNS, Events, Uint64s
 from .kernels import V4_13, KernelVersion
 from .rebuild import BEFORE, Rebuilt
 from .tracepoints import Event
-from .traces.recorded import RecordedTrace
+from .traces.recorded import UNKNOWN_BIRTH, RecordedTrace
 
 if TYPE_CHECKING:
     from .traces.recording import Recording
@@ -93,9 +93,10 @@ class RecordedRun:
         self.unit = rebuilt.space.unit
         self._op = op = rebuilt.trace.op
         self._names = self._area_names()
-        area = np.where(rebuilt.trace.event == L.EVENT_FREE, rebuilt.event_area, -1)
-        self._birth = np.array(rebuilt.trace.birth)
-        self._birth[area >= 0] = self._names[area[area >= 0]]
+        is_free, area = rebuilt.trace.event == L.EVENT_FREE, rebuilt.event_area
+        self._birth = np.where(is_free, UNKNOWN_BIRTH, rebuilt.trace.birth)
+        known = is_free & (area >= 0)
+        self._birth[known] = self._names[area[known]]
         self._history: dict[str, Ints] | None = None
         self._known = _annotations(rebuilt, self._names)
         self.first_op = max(int(op[0]), 0) if len(op) else 0

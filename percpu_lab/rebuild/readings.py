@@ -10,13 +10,14 @@ made before the recording, counts differ by a number that stays the same in all 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..columns import RESERVED_ORDINAL, Ints
+from ..columns import RESERVED_ORDINAL, UNKNOWN, Ints
 from ..core import layout as L
 from ..stats.values import labels
 from .blocks import Block, blocks
@@ -34,6 +35,7 @@ __all__ = ["Comparison", "ReadingCheck", "ReadingChecks", "check_readings"]
 _HINTS = {"first_bit", "contig_bytes", "contig_hint"}
 _MAX_CANDIDATES = 64
 _MAX_LATE = 16
+_MAX_PLACED = 1 << 30
 
 
 def check_readings(recording: Recording, rebuilt: Rebuilt) -> ReadingChecks:
@@ -43,16 +45,27 @@ def check_readings(recording: Recording, rebuilt: Rebuilt) -> ReadingChecks:
         recording: with its readings.
         rebuilt: from the same recording.
     """
-    missing = _missing(recording.stats, rebuilt)
+    losses = sorted(loss.row for loss in recording.trace.losses)
+    parts = [bisect_right(losses, reading.rows[0]) if reading.rows else 0 for reading in recording.stats]
+    missing = {
+        part: _missing([each for each, p in zip(recording.stats, parts, strict=True) if p == part], rebuilt)
+        for part in sorted(set(parts))
+    }
     unseen: dict[int, tuple[int, int]] = {}
-    stats = tuple(_StatsCheck(recording, rebuilt, reading, missing, unseen).checked() for reading in recording.stats)
+    stats = tuple(
+        _StatsCheck(recording, rebuilt, reading, missing[part], unseen).checked()
+        for reading, part in zip(recording.stats, parts, strict=True)
+    )
     rows = {reading.number: check.row for reading, check in zip(recording.stats, stats, strict=True)}
     proc = tuple(check_proc(recording, rebuilt, each, rows.get(each.number)) for each in recording.proc)
-    return ReadingChecks(stats, proc, missing)
+    return ReadingChecks(stats, proc, missing.get(0, (0, 0)))
 
 
 def _missing(readings: Iterable[StatsReading], rebuilt: Rebuilt) -> tuple[int, int]:
-    """Allocations and frees that most files count beyond those recorded; rather none than some."""
+    """Allocations and frees that most files count beyond those recorded; rather none than some.
+
+    Lost events make it another number for the files behind them.
+    """
     votes: Counter[tuple[int, int]] = Counter()
     at_rest: Counter[tuple[int, int]] = Counter()
     for reading in readings:
@@ -83,11 +96,13 @@ class _StatsCheck:
         self.recording, self.rebuilt, self.reading = recording, rebuilt, reading
         self.missing = missing
         self.unseen = unseen  # of each chunk: areas and bytes from before the recording
+        self._placed = 0  # failed requests that the file counts as allocated and freed
         self.rows = reading.rows or (rebuilt.first_row, rebuilt.last_row)
 
     def checked(self) -> ReadingCheck:
         """Compare at the row that agrees best; between two rows if none has the counts of the file."""
-        found = [(row, late, self._comparisons(row, late)) for row, late in self._candidates()]
+        found = [(row, late, self._comparisons(row, late)) for row, late in self._candidates(0)]
+        found = found or [(row, late, self._comparisons(row, late)) for row, late in self._candidates(_MAX_PLACED)]
         if not found:
             return ReadingCheck(self.reading.file, None, 0, tuple(self._within()))
         row, late, comparisons = max(found, key=lambda each: _score(each[2]))
@@ -96,16 +111,26 @@ class _StatsCheck:
 
     # --- where it was read ---------------------------------------------------------------
 
-    def _candidates(self) -> Iterator[tuple[int, Ints]]:
-        """Rows with the counts of the file; with allocations whose events come late, if none has them as it is."""
+    def _candidates(self, most_placed: int) -> Iterator[tuple[int, Ints]]:
+        """Rows with the counts of the file; with allocations whose events come late, if none has them as it is.
+
+        Args:
+            most_placed: so many failed requests may have been counted as allocated and freed.
+        """
         start, end = (self.rebuilt.position(row) for row in self.rows)
         counted, reported = self.rebuilt.counters, self.reading.stats.global_stats
-        is_freed = counted.nr_dealloc[start : end + 1] + self.missing[1] == reported.nr_dealloc
-        late = reported.nr_alloc - self.missing[0] - counted.nr_alloc[start : end + 1]
-        exact = np.flatnonzero(is_freed & (late == 0))
-        behind = np.flatnonzero(is_freed & (late > 0) & (late <= _MAX_LATE))
+        placed = reported.nr_dealloc - self.missing[1] - counted.nr_dealloc[start : end + 1]
+        late = reported.nr_alloc - self.missing[0] - counted.nr_alloc[start : end + 1] - placed
+        is_possible = (placed >= 0) & (placed <= np.minimum(self._nr_failed(start, end), most_placed))
+        exact = np.flatnonzero(is_possible & (late == 0))
+        behind = np.flatnonzero(is_possible & (late > 0) & (late <= _MAX_LATE))
         for at in (exact if len(exact) else behind[::-1])[:_MAX_CANDIDATES].tolist():
             yield start + at + self.rebuilt.first_row, self._next_areas(start + at, int(late[at]))
+
+    def _nr_failed(self, start: int, end: int) -> Ints:
+        """Count the failures recorded before each of some positions."""
+        row = np.arange(start, end + 1) + self.rebuilt.first_row
+        return np.searchsorted(np.flatnonzero(self.rebuilt.trace.event == L.EVENT_FAIL), row)
 
     def _next_areas(self, position: int, count: int) -> Ints:
         row = position + self.rebuilt.first_row
@@ -134,9 +159,13 @@ class _StatsCheck:
     def _globals(self, row: int, late: Ints, ours: list[Block]) -> Iterator[Comparison]:
         reported = self.reading.stats.global_stats
         values = self._counts(row, len(late))
+        self._placed = reported.nr_dealloc - values["nr_dealloc"]
+        values["nr_alloc"] += self._placed
+        values["nr_dealloc"] += self._placed
         sizes = self.rebuilt.areas.size[late]
         totals = self.rebuilt.totals(row)
-        values["min_alloc_size"] = min([totals.min_alloc_size, *sizes.tolist()])
+        least = self.rebuilt.space.unit.unit_size if totals.min_alloc_size == UNKNOWN else totals.min_alloc_size
+        values["min_alloc_size"] = min([least, *sizes.tolist()])
         values["max_alloc_size"] = max([totals.max_alloc_size, *sizes.tolist()])
         free_pages = sum(block.nr_free_pages for block in ours if block.ordinal != RESERVED_ORDINAL)
         for label in labels(reported):
@@ -163,7 +192,9 @@ class _StatsCheck:
         }
 
     def _explained(self, label: str, reported: int, rebuilt: int) -> str:
-        """Why a number of the whole allocator may differ where the recording does not begin with the first call."""
+        """Why a number of the whole allocator may differ from the events alone."""
+        if self._placed and (label in ("nr_alloc", "nr_dealloc") or self._is_size_of_failure(label, reported, rebuilt)):
+            return f"with {self._placed:,} failed requests that had been placed before their pages could not be had"
         if not any(self.missing):
             return ""
         if reported == rebuilt and label in ("nr_alloc", "nr_dealloc", "nr_cur_alloc", "nr_max_alloc"):
@@ -173,6 +204,12 @@ class _StatsCheck:
         is_possible = reported < rebuilt if label == "min_alloc_size" else reported > rebuilt
         return "reached before the recording" if is_possible and label not in ("nr_alloc", "nr_dealloc") else ""
 
+    def _is_size_of_failure(self, label: str, reported: int, rebuilt: int) -> bool:
+        """Whether a failed request can have set the largest size, which is counted when it is placed."""
+        trace, granule = self.rebuilt.trace, self.rebuilt.space.least_size
+        failed = trace.size[trace.event == L.EVENT_FAIL]
+        return label == "max_alloc_size" and reported > rebuilt and reported in -(-failed // granule) * granule
+
     def _chunk(self, block: Block, reported: dict[str, int]) -> Iterator[Comparison]:
         is_whole = not any(self.missing) and not block.nr_unmatched
         was_there = is_whole or self.rebuilt.chunks.created[block.chunk] > BEFORE
@@ -181,8 +218,10 @@ class _StatsCheck:
             if known is None or label == "empty_pop_pages":
                 yield bounded(block.ordinal, label, value, known, block.nr_free_pages, "pages are not in events")
             elif was_there or value == known:
+                why = "the size of a failed request that had been placed" if self._placed else ""
+                is_failure = bool(why) and self._is_size_of_failure(label, value, known)
                 yield hint(block.ordinal, label, value, known) if label in _HINTS else compared(
-                    block.ordinal, label, value, known
+                    block.ordinal, label, value, known, explained=why if is_failure else ""
                 )  # fmt: skip
             else:
                 yield self._with_unseen(block, label, value, known)

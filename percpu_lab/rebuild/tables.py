@@ -165,9 +165,13 @@ def area_table(log: Log, walk: Walk, row_of_chunk: Ints, least_size: int) -> Are
 
 
 def _told_by_free(log: Log, walk: Walk) -> Ints:
-    """Positions of unmatched frees that themselves say what they free: those an engine wrote."""
-    unmatched = np.array(walk.unmatched, np.int64)
-    return unmatched[(log.column("birth")[unmatched] >= 0) & (log.size[unmatched] > 0)]
+    """Positions of unmatched frees that say themselves what they free: an engine knows, also after its ring went on."""
+    unmatched: Ints = np.array(walk.unmatched, np.int64)
+    if not len(unmatched):
+        return unmatched
+    birth, first_op = log.column("birth")[unmatched], log.parts[-1].op[0]
+    told: Ints = unmatched[(birth >= 0) & (birth < first_op) & (log.size[unmatched] > 0)]
+    return told
 
 
 def counters(log: Log, walk: Walk, chunks: ChunkTable, areas: AreaTable) -> Counters:
