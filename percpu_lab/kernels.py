@@ -224,6 +224,8 @@ KERNELS: Mapping[str, KernelVersion] = MappingProxyType({row.name: row for row i
 #: every layout of percpu_stats, by name
 STATS_LAYOUTS: Mapping[str, StatsLayout] = MappingProxyType({row.stats.name: row.stats for row in KERNEL_VERSIONS})
 
+_RELEASE = re.compile(r"v?([0-9]{1,4})\.([0-9]{1,4})")
+
 
 def releases_with(layout: StatsLayout) -> str:
     """Say in words which releases print percpu_stats in a layout.
@@ -235,9 +237,6 @@ def releases_with(layout: StatsLayout) -> str:
     ends = [*(f"to before {run[0].release}" for run in runs[1:]), "and later"]
     spans = zip(runs, ends, strict=True)
     return ", or ".join(f"{run[0].release} {end}" for run, end in spans if run[0].stats == layout)
-
-
-_RELEASE = re.compile(r"v?([0-9]{1,4})\.([0-9]{1,4})")
 
 
 def kernel_for_release(release: str) -> KernelVersion | None:
