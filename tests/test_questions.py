@@ -306,6 +306,7 @@ def test_answers_never_make_markup_or_control_characters_of_names(ask: Any) -> N
     bad = "<img/src=x>&\x1b[2J"
     answer: Answer = ask(trace(alloc(0, 8, 1.0, site=bad, task="<b>-1"), alloc(8, 8, 2.0, site=bad, task="<b>-1")))
     assert "<img" not in answer._repr_html_()
+    assert "\x1b" not in answer._repr_html_()
     assert all(char.isprintable() for char in answer.text().replace("\n", ""))
 
 

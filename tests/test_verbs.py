@@ -28,8 +28,8 @@ TINY = "\n".join([
 # each verb that needs a path alone, or with more words behind it
 ON_A_BOOT = [
     ["review"], ["consistency"], ["top"], ["top", "--by", "task", "--all"], ["leaks"], ["lifetimes"], ["waste"],
-    ["cost", "--cpus", "8", "64"], ["reserved"], ["failures"], ["why-not-freed", "0"], ["why-not-freed", "-1"], ["slots"],
-    ["phases"], ["around", "boot-end"], ["diff"],
+    ["cost", "--cpus", "8", "64"], ["reserved"], ["failures"], ["why-not-freed", "0"], ["why-not-freed", "-1"],
+    ["slots"], ["phases"], ["around", "boot-end"], ["diff"],
 ]  # fmt: skip
 
 

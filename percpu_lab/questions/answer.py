@@ -117,11 +117,11 @@ class Answer:
         more = len(self.rows) - _ROWS_SHOWN
         table = f"<table><thead>{_html_row('th', self.headings(), self.numeric())}</thead><tbody>{rows}</tbody></table>"
         return (
-            f"<div><p><b>{escape(self.headline())}</b></p>"
+            f"<div><p><b>{_safe(self.headline())}</b></p>"
             + (table if self.rows else "")
             + (f"<p>and {more:,} more rows</p>" if more > 0 else "")
-            + "".join(f"<p>certain: {escape(note)}</p>" for note in self.certain)
-            + "".join(f"<p>inferred: {escape(note)}</p>" for note in self.inferred)
+            + "".join(f"<p>certain: {_safe(note)}</p>" for note in self.certain)
+            + "".join(f"<p>inferred: {_safe(note)}</p>" for note in self.inferred)
             + "</div>"
         )
 
@@ -132,10 +132,12 @@ _COMMON = tuple(field.name for field in fields(Answer))
 def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool]) -> str:
     # no colours of its own: what the notebook's theme gives is readable in light and dark
     sides = ("right" if number else "left" for number in right)
-    inner = (
-        f'<{tag} style="text-align:{side}">{escape(cell)}</{tag}>' for cell, side in zip(cells, sides, strict=True)
-    )
+    inner = (f'<{tag} style="text-align:{side}">{_safe(cell)}</{tag}>' for cell, side in zip(cells, sides, strict=True))
     return f"<tr>{''.join(inner)}</tr>"
+
+
+def _safe(text: str) -> str:
+    return escape(one_line(text))
 
 
 def _plain(value: Any) -> Any:

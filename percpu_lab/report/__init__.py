@@ -70,7 +70,7 @@ def report(subject: Any) -> str:
     whole = Subject.of(subject)
     environment = Environment(
         loader=PackageLoader("percpu_lab", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_visible,
     )  # fmt: skip
     return environment.get_template("page.html").render(
         verdict=q.verdict(whole),
@@ -80,6 +80,11 @@ def report(subject: Any) -> str:
         nr_odd=len(_oddities(whole)),
         rows=_ROWS,
     )
+
+
+def _visible(value: Any) -> Any:
+    """Let text show what would move a cursor; jinja2 escapes it then."""
+    return one_line(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 def _sections(whole: Subject) -> Iterator[Section]:
@@ -165,7 +170,7 @@ def _odd_lines(whole: Subject) -> Iterator[tuple[str, str, str]]:
     for oddity in _oddities(whole)[:_ODD_LINES]:
         file = getattr(oddity, "file", "trace")
         place = f"{file} line {oddity.line:,}" if oddity.line else str(file)
-        yield one_line(place), one_line(oddity.kind), one_line(oddity.text)
+        yield place, oddity.kind, oddity.text
     for loss in getattr(whole.trace, "losses", ())[:_ODD_LINES]:
         nr = "an unknown number of events" if loss.nr_events is None else count(loss.nr_events, "event")
         yield f"trace line {loss.line:,}", "lost", f"{nr} ({loss.how})"
