@@ -324,7 +324,7 @@ class LineReader:
         if part.event is not None and not is_cut and not is_end:
             self._add(part)
         else:
-            last = "the last line is cut: " if is_end else ""
+            last = "the last line is cut and was left out: " if is_end else "left out: "
             self.log.add(
                 part.line, "cut" if is_end or is_cut else "skipped", f"{last}{part.problem}: {part.text[:80]!r}"
             )

@@ -145,7 +145,7 @@ class _Reading:
         self._keep_text(data, first)
         is_noted = reader.waits or any(oddity.line == self._nr_lines for oddity in reader.log.oddities[-1:])
         if not (data.endswith(b"\n") or self._is_golden or is_noted):
-            reader.log.add(self._nr_lines, "cut", "the last line has no end: it may be cut, and a number in it shorter")
+            reader.log.add(self._nr_lines, "cut", "the last line has no end: it was kept, but may be cut")
 
     def _end(self) -> None:
         self._reader.finish()
