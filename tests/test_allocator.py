@@ -34,7 +34,7 @@ from percpu_lab.workloads import WORKLOADS, percpu_test
 @pytest.fixture(autouse=True)
 def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep arrays small: they are copied and compared."""
-    monkeypatch.setattr("percpu_lab.engine._RESERVE_BYTES", 0)
+    monkeypatch.setattr("percpu_lab.engine_arrays._RESERVE_BYTES", 0)
 
 
 @pytest.fixture(params=["off", "wait"], ids=["plain", "compiled"])
