@@ -235,6 +235,21 @@ def test_trace_wrapped_anywhere_gives_the_same_events(width: int, quote: str) ->
     assert joined.text() == wrapped
 
 
+def test_event_is_not_joined_to_prose_or_to_other_events() -> None:
+    short = ALLOC.partition(" bytes_alloc")[0]
+    latency = "      ip-136       3..... 1088226us!: "
+    kmalloc = latency + "kmalloc: call_site=f+0x1 ptr=00000000110b3b84 bytes_req=64"
+    trace = read_trace_text(f"{PREFIX}{short}\nThanks\n{PREFIX}{FREE}\n")
+    assert (trace.bytes_alloc.tolist(), kinds(trace)) == ([-1, -1], [(2, "skipped")])
+    trace = read_trace_text(f"{latency}{ALLOC}\n{latency}{FREE.partition(' ptr')[0]}\n{kmalloc}\n{latency}{FREE}\n")
+    assert (trace.line.tolist(), trace.nr_other, kinds(trace)) == ([1, 4], 1, [(2, "skipped")])
+
+
+def test_events_of_other_systems_without_context_are_counted() -> None:
+    trace = read_trace_text(f"{ALLOC}\nkmalloc: call_site=f+0x1 ptr=00000000110b3b84\n{FREE}\n")
+    assert (len(trace), trace.nr_other, trace.oddities) == (2, 1, ())
+
+
 def test_prose_of_a_mail_is_noted_and_passed_over() -> None:
     trace = read_trace_text(f"Hello,\n\nI see this:\n{PREFIX}{ALLOC}\n{PREFIX}{FREE}\nThanks\n")
     assert (len(trace), kinds(trace)) == (2, [(1, "skipped"), (3, "skipped"), (6, "skipped")])

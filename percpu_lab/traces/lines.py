@@ -29,6 +29,7 @@ _MAX_LINE = 16384  # characters
 _MAX_PARTS = 8  # of a wrapped line
 _QUOTE = re.compile(r"\s{0,4}>(?:[> ]+|$)")
 _TRACE_CMD = re.compile(r"cpus=[0-9]+|version = \S+|CPU [0-9]+ is empty")
+_BARE_EVENT = re.compile(r"([a-z]\w{1,60}): \w+[= ]")  # of another system, without context
 _PREFIX_PART = re.compile(r"\s*\S.{0,15}?-?[0-9]{1,10}\s+(?:\(\s*(?:[0-9]+|-+)\)\s+)?\[[0-9]{1,5}\](?:\s.{0,60})?")
 _BASE_ADDR = re.compile(r"\bbase_addr=((?:0x)?[0-9a-f]{1,16})\b")
 _LAST_POINTER = re.compile(r".*\b(?:ptr|base_addr)=([0-9a-f]+)", re.DOTALL)
@@ -81,6 +82,14 @@ class _Part:
     event: tuple[Tracepoint, tuple[str, ...], dict[str, Any], Extra] | None = None
     problem: str = ""
     is_prefix: bool = False
+
+
+def _stands_alone(line: str, part: _Part) -> bool:
+    """Tell whether a line is one of its own, not the rest of a part."""
+    if line.startswith("#") or LOST.match(line) or _PREFIX_PART.fullmatch(line):
+        return True
+    layouts = LAYOUTS[:-1] if part.is_prefix else LAYOUTS  # the event behind a prefix looks as one without context
+    return any(layout.any_event.fullmatch(line) for layout in layouts)
 
 
 class LineReader:
@@ -248,7 +257,10 @@ class LineReader:
             if match is not None:
                 self._take_other(number, match.groups(""))
                 return True
-        return False
+        name = _BARE_EVENT.match(line) if self._layout is LAYOUTS[-1] else None
+        if name is not None:
+            self._count_other(name[1])
+        return name is not None
 
     def _take_other(self, number: int, groups: tuple[str, ...]) -> None:
         task, pid, cpu, _, first, second, name, text = groups
@@ -294,7 +306,8 @@ class LineReader:
         """Join a line to the one that waits, if it is no line of its own."""
         part = self._part
         assert part is not None, "it waits"
-        if part.nr_lines >= _MAX_PARTS or len(line) > _MAX_LINE or self._stands_alone(line, part):
+        is_rest = "=" in line or part.event is None  # of an event that lacks only its last fields
+        if part.nr_lines >= _MAX_PARTS or len(line) > _MAX_LINE or not is_rest or _stands_alone(line, part):
             return False
         joined = f"{part.text.rstrip()} {line.strip()}"
         for layout in (self._layout, *LAYOUTS[:-1]):
@@ -308,12 +321,6 @@ class LineReader:
             part.text, part.nr_lines = joined, part.nr_lines + 1
             return True
         return False
-
-    def _stands_alone(self, line: str, part: _Part) -> bool:
-        if line.startswith("#") or LOST.match(line) or _PREFIX_PART.fullmatch(line[:100].split("=")[0]):
-            return True
-        layouts = LAYOUTS[:-1] if part.is_prefix else LAYOUTS
-        return any(layout.percpu_event.fullmatch(line) for layout in layouts)
 
     def _give_up_part(self, *, is_end: bool = False) -> None:
         """No rest came: take the event if it can stand alone, else skip it."""

@@ -203,7 +203,7 @@ class _Reading:
         return int(timed[end])
 
     def _note_steps_back(self, time: Int64s, line: Int64s) -> None:
-        for row in np.flatnonzero(np.diff(time) < 0)[: MAX_ODDITIES + 1].tolist():
+        for row in np.flatnonzero(np.diff(time) < 0).tolist():
             text = f"the time steps back by {time[row] - time[row + 1]}: clocks of CPUs differ, or lines were moved"
             self._reader.log.add(int(line[row + 1]), "time", text)
 
@@ -293,7 +293,7 @@ class _Reading:
         columns["birth"][links.freed] = columns["op"][links.born]
         for name in ("size", "align"):
             columns[name][links.freed] = columns[name][links.born]
-        for row in links.twice[: MAX_ODDITIES + 1].tolist():
+        for row in links.twice.tolist():
             text = "an area is handed out that was not freed before: its free was lost, or these are two recordings"
             self._reader.log.add(int(columns["line"][row]), "twice", text)
         for line, what in other_boots(columns["base_addr"], columns["line"], self._reader.header_lines[:MAX_ODDITIES]):
