@@ -16,7 +16,8 @@ from percpu_lab.columns import FREE as FREE_AREA
 from percpu_lab.columns import IN_USE, OUTSIDE, STATIC, Snapshot, snapshot
 from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
-from percpu_lab.geometry import V6_12, AllocInfo, Geometry, GroupInfo
+from percpu_lab.geometry import AllocInfo, Geometry, GroupInfo
+from percpu_lab.kernels import V6_12
 from percpu_lab.models import BitmapChunkState, BlockMd
 from percpu_lab.stats import ChunkStatsV6, PercpuStats, read_stats
 from percpu_lab.tracepoints import PercpuAllocPercpu

@@ -15,7 +15,8 @@ from naive_bitmap import NaiveBitmap
 
 from percpu_lab import compiled
 from percpu_lab.engine import Engine
-from percpu_lab.geometry import V6_12, AllocInfo, Geometry, GroupInfo
+from percpu_lab.geometry import AllocInfo, Geometry, GroupInfo
+from percpu_lab.kernels import V6_12
 from percpu_lab.ops import Ops
 from percpu_lab.play import state_document
 from percpu_lab.validate_bitmap import validate_bitmap_engine

@@ -15,11 +15,7 @@ from hypothesis import strategies as st
 
 from percpu_lab.errors import CaseError, GeometryError
 from percpu_lab.geometry import (
-    KERNELS,
     PRESETS,
-    V4_13,
-    V6_1,
-    V6_12,
     Addresses,
     AllocInfo,
     BootMemory,
@@ -29,6 +25,7 @@ from percpu_lab.geometry import (
     pcpu_build_alloc_info,
     preset,
 )
+from percpu_lab.kernels import KERNELS, V4_13, V6_1, V6_12
 from percpu_lab.units import KIB, MIB, PAGE_SIZE
 
 GOLDEN = json.loads((Path(__file__).parent / "data/golden_geometry/cases.json").read_text())["cases"]

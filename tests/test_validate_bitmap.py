@@ -9,7 +9,8 @@ import pytest
 from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
 from percpu_lab.errors import InvariantError
-from percpu_lab.geometry import V6_12, AllocInfo, Geometry, GroupInfo
+from percpu_lab.geometry import AllocInfo, Geometry, GroupInfo
+from percpu_lab.kernels import V6_12
 from percpu_lab.validate_bitmap import validate_bitmap_engine
 
 Damage = Callable[[Engine], None]

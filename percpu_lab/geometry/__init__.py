@@ -2,9 +2,9 @@
 
     static, reserved, dyn, atom, CPUs --pcpu_build_alloc_info--> AllocInfo --pcpu_setup_first_chunk--> Geometry
                                       Geometry.embed, .page, .up: both steps, as kernels boot
+    kernel log --AllocInfo.from_log--> AllocInfo
 """
 
-from ..kernels import KERNELS, V4_13, V6_1, V6_12, KernelVersion
 from .addresses import Addresses, BootMemory
 from .build import Topology, pcpu_build_alloc_info
 from .first_chunk import Geometry
@@ -28,11 +28,6 @@ __all__ = [
     "Topology",
     "BootMemory",
     "pcpu_build_alloc_info",
-    "KernelVersion",
-    "KERNELS",
-    "V4_13",
-    "V6_1",
-    "V6_12",
     "LOCAL_DISTANCE",
     "PCPU_MIN_UNIT_SIZE",
     "PERCPU_DYNAMIC_RESERVE",
