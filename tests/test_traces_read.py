@@ -644,7 +644,8 @@ def test_data_file_is_read_through_its_program(
     script = f'case "$*" in "{command} "*) ;; *) exit 3;; esac; for file; do :; done; tail -c +{len(start) + 1} "$file"'
     monkeypatch.setenv("PATH", program(tmp_path, name, script))
     for data in (start + MIXED.encode(), gzip.compress(start + MIXED.encode())):
-        assert read_trace(io.BytesIO(data)).text() == MIXED
+        (tmp_path / "-data").write_bytes(data)
+        assert read_trace(io.BytesIO(data)).text() == read_trace(tmp_path / "-data").text() == MIXED
 
 
 def test_data_file_without_its_program_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

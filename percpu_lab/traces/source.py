@@ -96,13 +96,18 @@ class Source:
 
     def _unpacked(self, raw: Iterator[bytes]) -> Iterator[bytes]:
         start, raw = _start(raw)
-        if start.startswith(_GZIP):
+        is_packed = start.startswith(_GZIP)
+        if is_packed:
             start, raw = _start(self._gunzipped(raw))
         for magic, (program, arguments) in _PROGRAMS.items():
             if start.startswith(magic):
-                return self._from_program(program, arguments, raw)
+                return self._from_program(program, arguments, raw, is_copied=is_packed or not self._is_file())
         self._check_is_text(start)
         return raw
+
+    def _is_file(self) -> bool:
+        """Tell whether a program can open the source by its name."""
+        return isinstance(self._source, str | Path) and Path(self._source).is_file()
 
     def _check_is_text(self, start: bytes) -> None:
         for magic, name in _PACKED.items():
@@ -133,21 +138,28 @@ class Source:
         if not unpack.eof:
             self.damage = "the gzip stream ends in its midst"
 
-    def _from_program(self, program: str, arguments: tuple[str, ...], raw: Iterator[bytes]) -> Iterator[bytes]:
-        """Let the program that knows the format write it as text."""
+    def _from_program(
+        self, program: str, arguments: tuple[str, ...], raw: Iterator[bytes], *, is_copied: bool
+    ) -> Iterator[bytes]:
+        """Let the program that knows the format write it as text; it needs a file of its own for what is not one."""
         found = shutil.which(program)
         command = f"{program} {arguments[0]}"
         if found is None:
             what = f"a data file of {program}, which is not installed here; nothing was kept"
             remedy = f"install {program}, or run `{command}` elsewhere and read the text it prints"
             raise TraceFormatError(what, where=self.name, remedy=remedy)
-        with tempfile.TemporaryFile() as errors, tempfile.NamedTemporaryFile(suffix=".dat") as copy:
-            for data in raw:
+        with tempfile.NamedTemporaryFile(suffix=".dat") as copy:
+            for data in raw if is_copied else ():
                 copy.write(data)
             copy.flush()
-            with subprocess.Popen([found, *arguments, copy.name], stdout=subprocess.PIPE, stderr=errors) as run:
+            path = copy.name if is_copied else str(Path(str(self._source)).absolute())
+            yield from self._output([found, *arguments, path], command)
+
+    def _output(self, arguments: list[str], command: str) -> Iterator[bytes]:
+        nr_bytes = 0
+        with tempfile.TemporaryFile() as errors:
+            with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors) as run:
                 assert run.stdout is not None, "it was asked for"
-                nr_bytes = 0
                 with closing(run.stdout) as text:
                     while data := text.read(BLOCK_BYTES):
                         nr_bytes += len(data)
