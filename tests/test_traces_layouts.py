@@ -131,10 +131,13 @@ def test_true_addresses_tell_the_same_chunks_as_hashed_ones() -> None:
     assert {flags for flags in true.gfp_flags.tolist() if flags is not None} == {""}  # this kernel prints none
 
 
-def test_lines_written_anew_are_those_of_the_kernel() -> None:
-    events = [line for line in original("default").splitlines() if ": percpu_" in line]
-    header, written = "#", read("default").text("ftrace").splitlines()
-    assert [line for line in written if not line.startswith(header)] == events
+@pytest.mark.parametrize(
+    "name", ["default", *(name for name in COUNTED if name.startswith(("deb61-", "deb612-", "pcs")))]
+)
+def test_lines_written_anew_are_those_of_the_kernel(name: str) -> None:
+    events = [line for line in original(name).splitlines() if ": percpu_" in line]
+    written = read(name).text("ftrace").splitlines()
+    assert [line for line in written if not line.startswith("#")] == events
 
 
 # --- what single layouts say ---
