@@ -214,6 +214,7 @@ def _notes(trace: RecordedTrace) -> Notes:
 
 def _caution(rebuilt: Rebuilt) -> str:
     """What a person who looks at the pictures has to know."""
-    counts = {"unmatched frees": len(rebuilt.unmatched_frees), "frees lost": len(rebuilt.lost_frees)}
-    parts = [rebuilt.space.guess, *(f"{count:,} {words}" for words, count in counts.items() if count)]
+    counts = {"frees unmatched": len(rebuilt.unmatched_frees), "frees lost": len(rebuilt.lost_frees)}
+    first = "" if rebuilt.first_is_certain else "which chunk is the first is a guess"
+    parts = [rebuilt.space.guess, first, *(f"{words}: {count:,}" for words, count in counts.items() if count)]
     return "  ·  ".join(part for part in parts if part)

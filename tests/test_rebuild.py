@@ -384,3 +384,23 @@ def readings(text: str) -> list[tuple[int, str]]:
     """The readings of a golden stats.txt: `@op` above each, the last op by then."""
     parts = [part.partition("\n") for part in text.split("@") if part]
     return [(int(op), body) for op, _, body in parts]
+
+
+# --- which of them is the first chunk, where a recording begins in the middle -------------------------------------
+
+
+def test_true_addresses_tell_the_first_chunk_from_one_that_was_met_before_it() -> None:
+    place = "base_addr={:016x} off={} ptr={:016x}"
+    text = "".join(
+        LINE.format(row, "alloc_percpu: reserved=0 is_atomic=0 size=16 align=4 " + place.format(base, 64, begin + 64))
+        for row, (base, begin) in enumerate([(0xFFFFEDBAFFC00000, 0x60B505E00000), (0xFFFF8D05F9E36000, 0x36000)])
+    )
+    rebuilt = Rebuilt.of(read_trace_text(text))
+    assert rebuilt.event_ordinal.tolist() == [2, 0]
+    assert rebuilt.first_is_certain
+
+
+def test_hashed_addresses_of_a_recording_that_begins_in_the_middle_leave_the_first_chunk_a_guess() -> None:
+    text = alloc_line(1, 0x1234, 0) + alloc_line(2, 0x5678, 0)
+    assert not Rebuilt.of(read_trace_text(text)).first_is_certain
+    assert Rebuilt(open_trace(REAL / "folders" / "deb61-smp4-boot")).first_is_certain

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,8 +15,13 @@ from percpu_lab.engine import Engine
 from percpu_lab.errors import GeometryError
 from percpu_lab.geometry import Geometry
 from percpu_lab.recorded_run import RecordedRun
-from percpu_lab.traces.read import read_golden_trace
+from percpu_lab.runs import open_run
+from percpu_lab.traces.read import read_golden_trace, read_trace_text
+from percpu_lab.traces.recorded import RecordedTrace
+from percpu_lab.traces.recording import open_trace
 
+REAL = Path(__file__).parent / "data" / "real" / "folders"
+GOLDEN_BITMAP = Path(__file__).parent / "data" / "golden" / "bitmap"
 GEOMETRY = Geometry.simple(unit_size=32768, static_size=4096, reserved_size=4096, dyn_size=20480)
 UNIT = C.Unit.of(GEOMETRY.info)
 
@@ -150,3 +158,130 @@ def test_columns_of_a_recording_are_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         run.events().op[0] = 5
     assert np.all(run.events().event == L.EVENT_CREATE)
+
+
+# --- recordings of real kernels ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def boot() -> RecordedRun:
+    """A boot with 70 calls made before the trace."""
+    return open_run(REAL / "pcs-smp3-boot")
+
+
+def test_a_recording_is_opened_by_folder_or_as_open_trace_gave_it() -> None:
+    by_folder, given = open_run(REAL / "deb61-smp4-boot"), open_run(open_trace(REAL / "deb61-smp4-boot"))
+    assert repr(by_folder) == repr(given) == "<RecordedRun 'deb61-smp4-boot': 416 events, op 416 of 416>"
+    assert open_run(GOLDEN_BITMAP / "reserved_basic").rebuilt.space.least_size == 4
+
+
+def test_ops_of_a_real_trace_are_its_rows(boot: RecordedRun) -> None:
+    boot.seek(200)
+    snap = boot.snapshot()
+    trace = boot.rebuilt.trace
+    made = (trace.event == L.EVENT_ALLOC)[:200].sum() + 70
+    freed = (trace.event == L.EVENT_FREE)[:200].sum()
+    assert (snap.op, snap.nr_in_use) == (200, made - freed)
+    assert boot.row_at(200) == 200
+
+
+def test_areas_from_before_the_trace_have_names_of_their_own(boot: RecordedRun) -> None:
+    boot.seek(0)
+    births = boot.snapshot().areas.birth[boot.snapshot().areas.kind == C.IN_USE]
+    assert sorted(births.tolist()) == list(range(C.EARLY - 69, C.EARLY + 1))
+    assert all(boot.snapshot().find(birth) is not None for birth in births.tolist())
+
+
+def test_a_free_of_an_area_from_before_the_trace_names_it() -> None:
+    recording = open_trace(REAL / "pcs-smp3-boot")
+    trace, early = recording.trace, recording.early
+    assert early is not None
+    line = f"percpu_free_percpu: base_addr={early.base_addr[-1]:016x} off={early.off[-1]} ptr=0000000000000000\n"
+    later = read_trace_text(f"  init-1   [000] .....     9.000000: {line}")
+    run = RecordedRun.of(replace(recording, trace=later))
+    assert run.events().birth.tolist() == [C.EARLY]
+    lives = S.lifetimes(run.events(), run.snapshot())
+    assert (lives.nr_freed, lives.nr_unknown, lives.birth[0]) == (1, 0, C.EARLY)
+    assert len(trace) > 1
+
+
+def test_who_asked_and_when_is_found_by_the_name_of_an_area(boot: RecordedRun) -> None:
+    known = boot.annotations()
+    assert known is not None
+    trace = boot.rebuilt.trace
+    assert isinstance(trace, RecordedTrace)
+    row = int(np.flatnonzero(trace.event == L.EVENT_ALLOC)[-1])
+    seconds = trace.time[row] / 10**6
+    assert known.origins.text(row) == f"{trace.call_site[row]} in {trace.task[row]} at {seconds:.6f} s"
+    assert known.origins.text(C.EARLY).startswith("__kmem_cache_create+")
+    assert known.origins.text(10**9) == "not recorded"
+    assert known.origins.find(np.array([row, 10**9, C.UNKNOWN])).tolist()[1:] == [-1, -1]
+
+
+def test_the_cursor_hides_later_notes_and_tells_its_time() -> None:
+    text = (
+        "    wl-9       [001] .....     1.000000: tracing_mark_write: BEGIN work\n"
+        "    wl-9       [001] .....     1.500000: percpu_create_chunk: base_addr=0000000000001000\n"
+        "CPU:2 [LOST 147 EVENTS]\n"
+        "    wl-9       [001] .....     2.500000: percpu_destroy_chunk: base_addr=0000000000001000\n"
+    )
+    run = RecordedRun(read_trace_text(text), UNIT)
+    told = []
+    for op in (0, 1, 2):
+        run.seek(op)
+        known = run.annotations()
+        assert known is not None
+        told.append((known.notes.text, known.notes.is_loss.tolist(), known.when))
+    lost = "147 events lost on CPU 2 (LOST)"
+    assert told == [
+        (("BEGIN work",), [False], ""),
+        (("BEGIN work", lost), [False, True], "1.500000 s"),
+        (("BEGIN work", lost), [False, True], "2.500000 s"),
+    ]
+
+
+def test_what_was_inferred_is_said() -> None:
+    free = "percpu_free_percpu: base_addr=0000000000001000 off=64 ptr=0000000000000000"
+    text = f"    wl-9   [001] .....     1.500000: {free}\n"
+    known = RecordedRun(read_trace_text(text)).annotations()
+    assert known is not None
+    assert known.caution == (
+        "geometry unknown: units taken as 32 KiB, from the highest offset  ·  which chunk is the first is a guess  ·  "
+        "frees unmatched: 1"
+    )
+
+
+def test_a_run_of_an_engine_has_no_annotations() -> None:
+    assert recorded(Engine(GEOMETRY, jit="off")).columns().annotations is None
+
+
+def test_events_are_written_with_all_their_fields(boot: RecordedRun) -> None:
+    boot.seek(5)
+    trace = boot.rebuilt.trace
+    assert [str(event) for event in boot.events(3)] == [str(event) for event in trace][3:5]
+    assert "call_site=alloc_desc" in str(next(iter(boot.events(3))))
+
+
+def test_bands_of_the_boot_chunks_are_as_high_as_what_they_serve(boot: RecordedRun) -> None:
+    lives = S.lifetimes(boot.events(), boot.snapshot())
+    low, high = lives.managed
+    unit = boot.unit
+    start = (unit.static_size + unit.reserved_size) % 4096
+    at = lives.bands.tolist().index(0)
+    assert (low[at] * unit.unit_size, high[at] * unit.unit_size) == (start, start + unit.dyn_size)
+
+
+@pytest.mark.parametrize("folder", ["pcs-smp3-boot", "deb61-smp4-boot"])
+def test_every_view_draws_a_recording(folder: str) -> None:
+    from percpu_lab.views.dashboard import Dashboard, picture
+
+    recording = open_trace(REAL / folder)
+    board = Dashboard(recording, controls=False)
+    assert repr(board) == f"<Dashboard of {folder!r}: area_map, fragmentation, timeline>"
+    assert picture(recording)._repr_png_().startswith(b"\x89PNG")
+    frame = board._frame()
+    origins = [data["origin"] for data in frame.sources.values() if "origin" in data]
+    assert len(origins) == 2 and all((column >= -1).all() for column in origins)
+    texts = next(data["text"] for source, data in frame.sources.items() if source.name == "origins")
+    assert max(column.max() for column in origins) < len(texts)
+    board.close()

@@ -19,10 +19,12 @@ from ..columns import RESERVED_ORDINAL, Ints
 from ..core import layout as L
 from ..errors import GeometryError
 from ..events import EventBatch, Events
+from ..geometry.info import MAX_UNIT_SIZE
 from ..units import PAGE_SIZE, round_down
 from .space import Space
 
 _NOBODY = -1  # an identity that no event has
+_LEAST_TRUE_ADDRESS = 1 << 32  # of 64 bits; a hashed one has 32
 Identities = npt.NDArray[np.int64]
 
 
@@ -102,6 +104,7 @@ class _Boot:
         self.parts, self.identity, self.space = parts, identity, space
         self.event, self.off, self.size = (columns[name] for name in ("event", "off", "size"))
         op = np.concatenate([part.op for part in parts])
+        self.base_addr = np.concatenate([part.base_addr for part in parts])
         early = len(parts[0]) if len(parts) > 1 else 0
         self.at_boot = (self.event == L.EVENT_CREATE) & (op < 0) & (np.arange(len(op)) >= early)
         self.nr = int(identity.max(initial=-1)) + 1
@@ -114,7 +117,8 @@ class _Boot:
         reserved = next((k for k in unborn if self._is_reserved(k)), _NOBODY)
         candidates = [k for k in unborn if k != reserved and self._fits_first(k)]
         exact = [k for k in candidates if self._has_first_address(k)]
-        return next(iter(exact or candidates), _NOBODY), reserved, len(exact or candidates) == 1
+        is_certain = len(exact) == 1 or (not exact and self._begins_at_boot())
+        return next(iter(exact or candidates), _NOBODY), reserved, is_certain
 
     def _of_ordinal(self, ordinal: int) -> int:
         chosen = np.flatnonzero(self.parts[-1].chunk == ordinal)
@@ -150,13 +154,26 @@ class _Boot:
         return bool((self.off[rows] >= low).all() and (self.off[rows] + self.size[rows] <= space.first[1]).all())
 
     def _has_first_address(self, identity: int) -> bool:
-        """Whether percpu pointers tell that a chunk begins where the first one does: true addresses, 64 bits."""
-        if self.space is None or self.space.shares_base:
+        """Whether percpu pointers tell that a chunk begins where the first one does: true addresses, 64 bits.
+
+        There the first chunk's pointers begin right behind its static and reserved part, near 0.
+        """
+        rows = self._rows(identity)
+        if not len(rows) or self.base_addr[rows].min() < _LEAST_TRUE_ADDRESS:
             return False
-        rows, unit = self._rows(identity), self.space.unit
-        ptr = np.concatenate([part.ptr for part in self.parts])[rows]
-        begin = round_down(unit.static_size + unit.reserved_size, PAGE_SIZE)
-        return len(rows) > 0 and bool((ptr - self.off[rows].astype(np.uint64) == begin).all())
+        begin = np.unique(np.concatenate([part.ptr for part in self.parts])[rows] - self.off[rows].astype(np.uint64))
+        if len(begin) > 1:
+            return False
+        if self.space is None or self.space.shares_base:
+            return bool(begin[0] < MAX_UNIT_SIZE)
+        return int(begin[0]) == round_down(self.space.unit.static_size + self.space.unit.reserved_size, PAGE_SIZE)
+
+    def _begins_at_boot(self) -> bool:
+        """Whether nothing can have come before: calls before the trace are there, or its clock has not begun."""
+        if len(self.parts) > 1 or self.at_boot.any():
+            return True
+        time: Ints = getattr(self.parts[0], "time", np.zeros(0, np.int64))
+        return bool((time[:1] == 0).any())
 
 
 def cuts(log: Log, losses: tuple[int, ...]) -> Iterator[int]:

@@ -165,6 +165,11 @@ class Rebuilt:
         """The row behind the last event."""
         return len(self._log) - self._log.nr_early
 
+    @property
+    def first_is_certain(self) -> bool:
+        """Tell whether addresses, or a recording that begins at boot, say which chunk is the first."""
+        return self._log.first_is_certain
+
     def position(self, row: int) -> int:
         """Give the number of events recorded before a row, the calls before the trace included; clamped."""
         return min(max(row - self.first_row, 0), len(self._log))
