@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -76,5 +77,14 @@ def _run(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()  # a broken pipe shows here at the latest, not when Python has gone
 
 
+def leave() -> None:
+    """Run the command line and end the process with its status."""
+    status = main()
+    sys.stderr.flush()
+    if any(thread.name.startswith("percpu_lab compile") for thread in threading.enumerate()):
+        os._exit(status)  # Python cannot be taken down under a compiler that is at work: it may crash
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave()

@@ -90,6 +90,12 @@ def test_top_agrees_with_pandas(boot: Recording, by: Any) -> None:
     assert found == {name: tuple(pair) for name, pair in wanted.iterrows()}
 
 
+def test_top_says_when_call_sites_are_only_wrappers() -> None:
+    lines = [alloc(8 * k, 8, 1.0, site="__alloc_percpu+0x14/0x20") for k in range(3)]
+    assert "only tasks tell who asked" in " ".join(top(trace(*lines)).certain)
+    assert "only tasks" not in " ".join(top(TWO_SITES).certain)
+
+
 def test_top_refuses_another_key_and_a_moment_that_is_not_there() -> None:
     with pytest.raises(RequestError, match="choose from call_site"):
         top(TWO_SITES, "colour")  # type: ignore[arg-type]

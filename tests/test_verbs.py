@@ -233,8 +233,9 @@ def test_standard_input_is_a_path(
     assert "standard input" in capsys.readouterr().out or verb != ["review"]
 
 
-def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(*argv: str, more: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PERCPU_LAB_JIT": "off", "PYTHONPATH": str(Path(percpu_lab.__file__).parent.parent)}
+    environment |= more or {}
     command = [sys.executable, "-m", "percpu_lab", *argv]
     return subprocess.run(command, env=environment, text=True, check=False, **options)
 
@@ -248,6 +249,12 @@ def test_a_pipe_can_be_read_and_may_close_early(tiny: str) -> None:
     with os.fdopen(writing, "w") as stdout:
         gone = run("review", tiny, "--json", stdout=stdout, stderr=subprocess.PIPE)
     assert (gone.returncode, gone.stderr) == (1, "")
+
+
+def test_the_process_ends_well_while_the_engine_is_still_being_compiled(tmp_path: Path) -> None:
+    found = run("review", BOOT, capture_output=True, more={"PERCPU_LAB_JIT": "auto", "NUMBA_CACHE_DIR": str(tmp_path)})
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.splitlines()[0] == "pcs-smp3-boot"
 
 
 def test_progress_is_shown_to_people_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..allocator import Allocator
 from ..columns import Snapshot, Unit, snapshot
 from ..engine import Engine
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 Notes = dict[str, tuple[str, ...]]
 At = int | str | None
+_WRAPPERS = ("__alloc_percpu", "__alloc_reserved_percpu", "pcpu_alloc")
+_MOST = 0.5
 
 
 class Subject:
@@ -138,6 +142,13 @@ class Subject:
         geometry = self.recording.geometry if self.recording is not None else None
         return geometry.info if geometry is not None else None
 
+    @cached_property
+    def has_wrappers(self) -> bool:
+        """Whether most call sites are the allocator's own wrapper, as with frame pointers and on 32 bit."""
+        names = self.ledger.site.names
+        is_wrapper = np.array([name.startswith(_WRAPPERS) for name in names], bool)
+        return bool(len(self.ledger)) and bool(is_wrapper[self.ledger.site.code].mean() > _MOST)
+
     @property
     def least_size(self) -> int:
         """Bytes that every size is rounded up to a multiple of."""
@@ -206,4 +217,6 @@ class Subject:
                 )
             if not (lost or unmatched or lost_frees):
                 certain.append("every free belongs to a recorded allocation, and no event is reported lost")
+            if self.has_wrappers:
+                certain.append("call_site names the allocator's own wrapper on this kernel: only tasks tell who asked")
         return {"certain": tuple(certain), "inferred": tuple(inferred)}

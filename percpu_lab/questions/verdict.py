@@ -89,9 +89,9 @@ def _decided(whole: Subject) -> list[Line]:
     if whole.recording is None:
         return []
     review = whole.review
-    lines = [Line("decisions", review.text())]
     if not review.is_reviewed:
-        return lines
+        return [Line("decisions", f"not reviewed: {review.problem}")]
+    lines = [Line("decisions", _decisions(review))]
     if review.failures:
         lines.append(Line("failures", _failures(review)))
     if review.chunks:
@@ -99,6 +99,18 @@ def _decided(whole: Subject) -> list[Line]:
     if review.checks:
         lines.append(Line("the kernel's own numbers", _checks(review)))
     return lines
+
+
+def _decisions(review: Review) -> str:
+    counts = review.counts
+    nr, forced = counts["allocs"], counts["forced"]
+    parts = [f"{counts['exact']:,} in the order of the trace"]
+    parts += [f"{counts['reordered']:,} once reordered"] if counts["reordered"] else []
+    parts += [f"{counts['learned']:,} once the start was learned"] if counts["learned"] else []
+    how = f"are what the algorithm decides ({', '.join(parts)})"
+    if not forced:
+        return f"all {nr:,} placements {how}"
+    return f"{nr - forced:,} of {nr:,} placements {how}; {forced:,} are not explained"
 
 
 def _failures(review: Review) -> str:
@@ -143,6 +155,6 @@ def _peak(rebuilt: Rebuilt) -> str:
 
 
 def _most(whole: Subject) -> str:
-    rows = top(whole).rows
+    rows = top(whole, "task" if whole.has_wrappers else "call_site").rows
     shown = [f"{row.who} {format_bytes(row.size_bytes)} ({row.share:.0%})" for row in rows[:3]]
     return ", ".join(shown) or "nobody"
