@@ -279,6 +279,23 @@ def test_a_stray_file_among_the_readings_is_told(folder: Path) -> None:
     assert kinds(open_trace(folder)) == [("stats/notes", "name")]
 
 
+def test_files_may_bear_the_names_of_the_kernel(folder: Path) -> None:
+    shutil.rmtree(folder / "stats")
+    (folder / "trace-nohashptr.txt.gz").unlink()
+    for name, other in (("trace.txt.gz", "trace"), ("dmesg.txt.gz", "dmesg")):
+        (folder / other).write_bytes(gzip.decompress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    text = (REAL / "pcs-smp3-boot" / "stats" / "001-boot-end.txt").read_text()
+    (folder / "percpu_stats").write_text(f"before\n{text}\nafter\n{text}")
+    recording = open_trace(folder)
+    assert recording.oddities == ()
+    assert [len(recording.trace), recording.geometry is not None] == [336, True]
+    assert [(reading.name, reading.number, reading.rows) for reading in recording.stats] == [
+        ("before", 0, None),
+        ("after", 1, None),
+    ]
+
+
 def test_unpacked_and_packed_files_read_the_same(folder: Path) -> None:
     for name in ("trace.txt", "trace-nohashptr.txt", "dmesg.txt"):
         (folder / name).write_bytes(gzip.decompress((folder / f"{name}.gz").read_bytes()))

@@ -1,10 +1,12 @@
 """A folder with a recording: its files by name, packed or not, read with care.
 
     trace.txt, trace-nohashptr.txt         the ring, read once or twice
-    trace-cmd-report.txt, perf-script.txt, trace.dat      the same from other tools
+    trace, trace_pipe.txt                  the same under the names of tracefs
+    trace-cmd-report.txt, perf-script.txt, trace.dat, perf.data      the same from other tools
     percpu_early.txt                       calls made before the tracepoints were on
     uname.txt, dmesg.txt, cpucount.txt     the machine
     stats/NNN-name.txt, snap/NNN-name.txt  readings of percpu_stats, and of meminfo and vmallocinfo
+    percpu_stats.txt                       readings whose moment is not known
 
 Each may end in .gz, and each may be missing. What cannot be read is listed, and the rest is used.
 """
@@ -25,6 +27,7 @@ __all__ = ["Folder", "NumberedFile", "Remark"]
 
 #: a larger file beside the trace is refused: it is something else
 TEXT_LIMIT_BYTES = 64 * MIB
+_OTHER_TRACES = ("trace", "trace_pipe.txt", "trace-cmd-report.txt", "perf-script.txt", "trace.dat", "perf.data")
 _NUMBERED = re.compile(r"(\d{1,9})-(.+?)\.txt(?:\.gz)?")
 
 
@@ -133,7 +136,7 @@ class Folder:
             TraceFormatError: there is none; says what there is instead.
         """
         hashed, plain = self.find("trace.txt"), self.find("trace-nohashptr.txt")
-        trace = hashed or plain or self.find("trace-cmd-report.txt", "perf-script.txt", "trace.dat")
+        trace = hashed or plain or self.find(*_OTHER_TRACES)
         if trace is None:
             raise TraceFormatError("no trace in this folder", where=str(self.path), remedy=self._instead())
         return trace, plain if hashed else None

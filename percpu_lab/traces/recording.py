@@ -29,7 +29,7 @@ from ..core import layout as L
 from ..errors import GeometryError, LabError, TraceFormatError
 from ..geometry import AllocInfo, Geometry
 from ..kernels import V6_1, KernelVersion, kernel_for_release
-from ..stats import PercpuStats
+from ..stats import PercpuStats, StatsText, read_stats_texts
 from .consistency import early_remarks, log_remarks, reading_remarks
 from .dmesg import Dmesg, read_dmesg
 from .early import early_calls, with_columns
@@ -41,6 +41,7 @@ from .recorded import Marker, RecordedTrace
 __all__ = ["ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
 
 Rows = tuple[int, int]
+_LOGS = ("dmesg.txt", "dmesg.log", "dmesg")
 _MARKER = re.compile(r"(STATS|SNAP)_(BEGIN|END) (\d{1,9})(?: (.*))?")
 _64_BIT = ("x86_64", "aarch64", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64", "alpha", "sparc64", "mips64")
 
@@ -177,7 +178,7 @@ class _FolderReader:
         folder = self._folder
         trace = self._trace()
         rows = _marker_rows(trace.markers)
-        log_path, log = folder.find("dmesg.txt"), folder.text("dmesg.txt")
+        log_path, log = folder.find(*_LOGS), folder.text(*_LOGS)
         dmesg = read_dmesg(log) if log is not None else None
         uname = (folder.text("uname.txt") or "").split()
         release = uname[2] if len(uname) > 2 else dmesg.release if dmesg else None
@@ -364,14 +365,24 @@ def _marker_rows(markers: tuple[Marker, ...]) -> dict[tuple[str, int], Rows]:
 
 def _stats_readings(folder: Folder, rows: dict[tuple[str, int], Rows]) -> Iterator[StatsReading]:
     for file, text in _texts(folder, "stats"):
-        name = file.path.relative_to(folder.path).as_posix()
-        try:
-            stats = PercpuStats.from_text(text, where=name)
-        except TraceFormatError as error:
-            line = re.search(r"line (\d+)$", error.where)
-            folder.remark(file.path, "unreadable", f"{error.what}; left out", line=int(line[1]) if line else None)
-            continue
-        yield StatsReading(file.name, file.number, stats, rows.get(("STATS", file.number)), name)
+        for found in _stats_texts(folder, file.path, text)[:1]:
+            name = file.path.relative_to(folder.path).as_posix()
+            yield StatsReading(file.name, file.number, found.stats, rows.get(("STATS", file.number)), name)
+    path = folder.find("percpu_stats.txt", "percpu_stats")
+    loose = folder.read(path) if path else None
+    if path and loose:
+        for number, found in enumerate(_stats_texts(folder, path, loose)):
+            yield StatsReading(found.title or path.name, number, found.stats, None, path.name)
+
+
+def _stats_texts(folder: Folder, path: Path, text: str) -> tuple[StatsText, ...]:
+    """Read the percpu_stats of a text; none if it is damaged, which becomes a remark."""
+    try:
+        return read_stats_texts(text)
+    except TraceFormatError as error:
+        line = re.search(r"line (\d+)$", error.where)
+        folder.remark(path, "unreadable", f"{error.what}; left out", line=int(line[1]) if line else None)
+        return ()
 
 
 def _proc_readings(folder: Folder, rows: dict[tuple[str, int], Rows]) -> Iterator[ProcReading]:
