@@ -67,10 +67,6 @@ def test_a_column_of_nothing_may_be_one_of_colours():
 
 
 @pytest.mark.parametrize("value", [np.array([2**53 + 1]), np.array([-(2**60)]), np.array([2**64 - 1], "u8")])
-def test_a_column_of_nothing_may_be_one_of_colours():
-    assert encode({"colour": []}).specs == [["colour", "list", []]]
-
-
 def test_integers_that_the_browser_would_round_are_refused(value):
     with pytest.raises(LabError, match=r"'ptr' holds integers above 2\*\*53.*as text"):
         encode({"ptr": value})
