@@ -63,6 +63,8 @@ def format_cell(name: str, value: object) -> str:
 def _format_number(name: str, value: float) -> str:
     if "change" in name:
         return ("+" if value > 0 else "") + _format_number(name.replace("change", ""), value)
+    if name == "request_bytes":
+        return f"{value:,} B"
     if name.endswith("_bytes"):
         return format_bytes(value)
     if name.endswith("_seconds"):

@@ -132,7 +132,7 @@ def test_failures_of_a_recording_are_grouped(reviewed: Review) -> None:
     assert found.nr_failed == int((trace.event == L.EVENT_FAIL).sum()) == 740
     assert sum(row.nr for row in found.rows) == 740
     assert found.nr_explained == sum(failure.is_explained for failure in reviewed.failures)
-    assert {row.size_bytes for row in found.rows} == {512, 2048, 8192, 32760}
+    assert {row.request_bytes for row in found.rows} == {512, 2048, 8192, 32760}
     assert [row.nr for row in found.rows] == sorted((row.nr for row in found.rows), reverse=True)
 
 
@@ -140,7 +140,7 @@ def test_failures_of_a_recording_are_grouped(reviewed: Review) -> None:
 def test_an_atomic_failure_is_replayed_to_its_moment(reviewed: Review, word: str) -> None:
     group = next(row for row in failures(reviewed).rows if row.reason.startswith(word))
     found = why_failed(reviewed, group.first_row)
-    assert (found.row, found.line, found.size_bytes) == (group.first_row, group.first_line, group.size_bytes)
+    assert (found.row, found.line, found.size_bytes) == (group.first_row, group.first_line, group.request_bytes)
     assert found.is_explained
     assert found.is_atomic
     assert found.would_get.startswith("GFP_KERNEL would have got")
@@ -153,8 +153,8 @@ def test_an_atomic_failure_is_replayed_to_its_moment(reviewed: Review, word: str
 def test_the_model_agrees_that_gfp_kernel_would_have_got_it(reviewed: Review) -> None:
     group = next(row for row in failures(reviewed).rows if row.reason.startswith("no populated page"))
     engine = reviewed.state_at(group.first_row)
-    assert engine.request(group.size_bytes, group.align, L.FLAG_ATOMIC)[0] == 0
-    assert engine.request(group.size_bytes, group.align, 0)[0] != 0
+    assert engine.request(group.request_bytes, group.align, L.FLAG_ATOMIC)[0] == 0
+    assert engine.request(group.request_bytes, group.align, 0)[0] != 0
 
 
 def test_failures_of_a_simulated_run_have_the_engines_reason() -> None:

@@ -19,8 +19,9 @@ from .subject import Subject
 
 Weight = Literal["damage", "note"]
 # remarks of the readers that say that events are missing, or are not of one run
-_DAMAGE = ("another boot", "boots", "damaged", "header", "limit", "mix", "payload", "release", "twice", "unreadable")
-_OWN = "time"  # steps of the clock are counted here, all of them
+_DAMAGE = ("another boot", "boots", "damaged", "header", "limit", "mix", "payload", "release", "unreadable")
+_UNMATCHED = "unmatched frees"
+_OWN = ("time", "twice")  # steps of the clock and lost frees are counted here, all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ class Consistency(Answer):
         """Give the answer in one sentence."""
         events = count(self.nr_events, "event")
         if self.is_sound:
-            return f"{events}, nothing missing that shows: the recording is consistent"
+            older = sum(row.nr for row in self.rows if row.kind == _UNMATCHED)
+            before = f"; {count(older, 'free')} of areas from before it" if older else ""
+            return f"{events}, nothing missing that shows: the recording is consistent{before}"
         kinds = ", ".join(f"{row.nr:,} {row.kind}" for row in self.rows if row.weight == "damage")
         return f"{events}, and damage: {kinds}"
 
@@ -99,14 +102,14 @@ def _contradictions(whole: Subject) -> Iterator[Finding]:
     assert rebuilt is not None
     chunks = rebuilt.chunks
     cases = (
-        (rebuilt.unmatched_frees, "unmatched frees", "their areas were allocated before the recording, or unseen"),
+        (rebuilt.unmatched_frees, _UNMATCHED, "their areas were allocated before the recording, or unseen"),
         (rebuilt.lost_frees.row, "lost frees", "memory was handed out again, or its chunk destroyed, before its free"),
         (rebuilt.lost_destroys, "lost destructions", "a chunk appeared at an address where another still stood"),
         (chunks.created[chunks.is_creation_lost], "lost creations", "a chunk is used that was never created"),
     )
     for rows, kind, text in cases:
         if len(rows):
-            weight: Weight = "note" if kind == "unmatched frees" and not trace.lost else "damage"
+            weight: Weight = "note" if kind == _UNMATCHED and not trace.lost else "damage"
             yield Finding(weight, kind, len(rows), whole.line(int(rows[0])), text)
 
 
@@ -141,7 +144,8 @@ def _oddities(whole: Subject) -> Iterator[Finding]:
     found = whole.recording.oddities if whole.recording is not None else getattr(whole.trace, "oddities", ())
     for oddity in found:
         by_kind.setdefault(oddity.kind, []).append(oddity)
-    by_kind.pop(_OWN, None)
+    for kind in _OWN:
+        by_kind.pop(kind, None)
     for kind, oddities in by_kind.items():
         weight: Weight = "damage" if kind in _DAMAGE else "note"
         yield Finding(weight, kind, len(oddities), oddities[0].line, oddities[0].text)

@@ -76,7 +76,10 @@ class Leaks(Answer):
         growing = self.growing()
         if not growing:
             backlog = sum(row.nr_live for row in self.rows if row.verdict == "backlog")
-            return f"no call site grows steadily; {count(backlog, 'live area')} are backlog that was low again lately"
+            more = (
+                f"; {count(backlog, 'live area')} of call sites that were low again lately: backlog" if backlog else ""
+            )
+            return f"no call site grows steadily{more}"
         first = growing[0]
         held = f"{count(first.nr_live, 'live area')}, {format_bytes(first.live_bytes)} per CPU"
         others = f", and {len(growing) - 1} more" if len(growing) > 1 else ""

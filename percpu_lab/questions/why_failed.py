@@ -35,14 +35,14 @@ class FailureGroup:
     Args:
         reason: what was lacking.
         nr: requests.
-        size_bytes, align: of each; is_atomic, is_reserved: of each.
+        request_bytes, align, is_atomic, is_reserved: of each request.
         first_row, first_line: of the first in the trace.
         logged: what the kernel log says.
     """
 
     reason: str
     nr: int
-    size_bytes: int
+    request_bytes: int
     align: int
     is_atomic: bool
     is_reserved: bool
@@ -68,7 +68,7 @@ class Failures(Answer):
             return "no request failed"
         first = self.rows[0]
         kind = "atomic" if first.is_atomic else "GFP_KERNEL"
-        what = f"{first.nr:,} {kind} of {first.size_bytes:,} bytes: {first.reason}"
+        what = f"{first.nr:,} {kind} of {first.request_bytes:,} bytes: {first.reason}"
         return f"{count(self.nr_failed, 'request')} failed, {self.nr_explained:,} explained; most: {what}"
 
 
