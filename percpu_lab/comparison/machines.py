@@ -208,7 +208,7 @@ def what_if(
     (pcpu_build_alloc_info), unless a unit_size is given.
 
     Args:
-        subject: an Ops, a Workload or its name, a trace, a RecordedRun or a Recording.
+        subject: an Ops, a Workload or its name, a trace, an Allocator with one, a RecordedRun or a Recording.
         cpus: numbers of possible CPUs.
         page_size: 4096, 16384 or 65536; other than 4096, a model that no recorded case checks, in plain Python.
         unit_size, atom_size: in bytes.

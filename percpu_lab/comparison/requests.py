@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from ..allocator import Allocator
 from ..core import layout as L
 from ..errors import RequestError
 from ..events import Events
 from ..ops import Ops
+from ..recorded_run import RecordedRun
+from ..trace import Trace
+from ..traces.recording import Recording
 from ..workloads import WORKLOADS, Workload
 
 _Place = tuple[int, int]  # base address of a chunk, offset in bytes
@@ -66,7 +70,7 @@ def requests_of(subject: Any) -> Requests:
     <Requests of percpu_test1: 8,007 ops>
 
     Args:
-        subject: an Ops, a Workload or its name, Events or an Allocator's trace, a RecordedRun, or a Recording.
+        subject: an Ops, a Workload or its name, a trace, an Allocator with one, a RecordedRun, or a Recording.
 
     Raises:
         RequestError: there is no such workload, or nothing that asks for anything.
@@ -86,21 +90,22 @@ def requests_of(subject: Any) -> Requests:
 
 
 def _events_of(subject: Any) -> tuple[Events, Events | None, str]:
-    """Find the events: of a Recording with its early calls, of a RecordedRun, of an Allocator's trace."""
+    """Find the events: of a Recording with its early calls, of a RecordedRun, of an Allocator."""
     if isinstance(subject, Events):
         return subject, None, "a trace"
-    trace = getattr(subject, "trace", None)
-    if isinstance(trace, Events):
-        return trace, getattr(subject, "early", None), str(getattr(subject, "name", "a recording"))
-    for name in ("whole", "columns", "events"):
-        events = getattr(subject, name, None)
-        events = events() if callable(events) else events
-        if isinstance(events, Events):
-            return events, None, "a recorded run" if name != "columns" else "a trace"
+    if isinstance(subject, Recording):
+        return subject.trace, subject.early, subject.name
+    if isinstance(subject, RecordedRun):
+        return subject.rebuilt.trace, subject.rebuilt.early, subject.name
+    if isinstance(subject, Allocator):
+        return subject.trace.columns(), None, subject.name
+    if isinstance(subject, Trace):
+        return subject.columns(), None, "a trace"
     raise RequestError(
-        f"{type(subject).__name__} asks for nothing", where="subject",
+        f"{type(subject).__name__} asks for nothing",
+        where="subject",
         remedy="give an op script, a workload or its name, a trace or a recording",
-    )  # fmt: skip
+    )
 
 
 class _Script:

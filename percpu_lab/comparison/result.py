@@ -179,7 +179,7 @@ def compare(
     [0, 0]
 
     Args:
-        subject: an Ops, a Workload or its name, a trace, a RecordedRun or a Recording.
+        subject: an Ops, a Workload or its name, a trace, an Allocator with one, a RecordedRun or a Recording.
         settings: names of engines or machines, geometries, or Settings; both engines, if left out.
         machine: a geometry or the name of a preset, for settings that name none; the one recorded, if there is one.
         auto_balance: run the balance work by itself; if left out, only where the script has no balance op.
