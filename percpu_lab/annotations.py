@@ -84,9 +84,11 @@ class Annotations:
     Args:
         when: time of the last event, in words; empty if unknown.
         caution: what was inferred or is not consistent, in words; empty if nothing was.
+        has_addresses: base addresses are true ones; hashed ones tell chunks apart, and nothing more.
     """
 
     origins: Origins
     notes: Notes
     when: str = ""
     caution: str = ""
+    has_addresses: bool = True

@@ -24,6 +24,7 @@ from .kernels import V4_13, KernelVersion
 from .rebuild import BEFORE, Rebuilt
 from .tracepoints import Event
 from .traces.recorded import UNKNOWN_BIRTH, RecordedTrace
+from .units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from .traces.recording import Recording
@@ -177,7 +178,8 @@ def _annotations(rebuilt: Rebuilt, names: Ints) -> Annotations | None:
     trace = rebuilt.trace
     if not isinstance(trace, RecordedTrace) or trace.time_digits is None:
         return None
-    return Annotations(_origins(rebuilt, names), _notes(trace), caution=_caution(rebuilt))
+    is_aligned = bool((rebuilt.chunks.base_addr % PAGE_SIZE == 0).all())  # a hashed address would be by chance
+    return Annotations(_origins(rebuilt, names), _notes(trace), caution=_caution(rebuilt), has_addresses=is_aligned)
 
 
 def _origins(rebuilt: Rebuilt, names: Ints) -> Origins:

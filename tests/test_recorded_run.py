@@ -251,6 +251,13 @@ def test_what_was_inferred_is_said() -> None:
     )
 
 
+def test_addresses_are_shown_only_where_they_are_true(boot: RecordedRun) -> None:
+    line = "    wl-9   [001] .....     1.500000: percpu_create_chunk: base_addr=000000005a55ad8f\n"
+    hashed, true = RecordedRun(read_trace_text(line)).annotations(), boot.annotations()
+    assert hashed is not None and true is not None
+    assert (hashed.has_addresses, true.has_addresses) == (False, True)
+
+
 def test_a_run_of_an_engine_has_no_annotations() -> None:
     assert recorded(Engine(GEOMETRY, jit="off")).columns().annotations is None
 

@@ -219,10 +219,7 @@ class AreaMap:
             self._areas: self._area_columns(snap, drawn) | origin_columns(columns, snap.areas.birth[drawn]),
             self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
             self._rows: _row_columns(snap, _labelled(rows)),
-            self._cpus: {
-                "cpu": np.array(list(snap.unit.unit_offsets)),
-                "offset": np.array(list(snap.unit.unit_offsets.values())),
-            },
+            self._cpus: _cpu_columns(columns),
             self._no_page: _no_page_columns(snap),
             self._search: _search_columns(snap, rows),
         }
@@ -304,6 +301,14 @@ def _no_page_columns(snap: Snapshot) -> dict[str, Ints]:
     return {"left": gaps.first_page * kib, "right": gaps.end_page * kib, "top": top, "bottom": top + 2 * HALF}
 
 
+def _cpu_columns(columns: Columns) -> dict[str, Ints]:
+    """Where each CPU's unit lies; nothing where a recording has hashed its addresses."""
+    units = columns.snapshot.unit.unit_offsets
+    if columns.annotations is not None and not columns.annotations.has_addresses:
+        units = {}
+    return {"cpu": np.array(list(units), np.int64), "offset": np.array(list(units.values()), np.int64)}
+
+
 def _search_columns(snap: Snapshot, rows: slice) -> dict[str, Ints]:
     """Where the next search of each chunk begins, while there is room to show it."""
     row = np.arange(rows.start, rows.stop)
@@ -337,7 +342,7 @@ switch (format) {
   case "place": return `offset ${n(at("off"))} in chunk ${at("ordinal") < 0 ? "reserved" : at("ordinal")}`;
   case "size": return `${n(at("size"))} bytes` + (used ? `, ${n(at("requested"))} asked for` : "");
   case "allocated": return used ? since(at("id"), `${n(at("age"))} ops ago`) + origin(i) : "-";
-  case "address": return Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 2).map(address).join(", ")
+  case "address": return cpus.data.cpu.length === 0 ? "not recorded" : Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 2).map(address).join(", ")
     + (cpus.data.cpu.length > 2 ? `, and ${cpus.data.cpu.length - 2} more` : "");
 }
 """
