@@ -21,7 +21,7 @@ Source: Linux v6.12 mm/percpu.c by its behavioural specification; the method is 
 from ..units import PAGE_SHIFT, PAGE_SIZE
 from . import layout as L
 from ._jit import cold, entry, kernel
-from .backing import depopulate_all, pcpu_chunk_populated, pcpu_destroy_chunk, populate_some
+from .backing import depopulate_all, depopulate_run, pcpu_chunk_populated, pcpu_destroy_chunk, populate_some
 from .bitmap import (
     PCPU_BITMAP_BLOCK_BITS,
     PCPU_EMPTY_POP_PAGES_HIGH,
@@ -38,11 +38,13 @@ from .bitmap import (
     pcpu_find_block_fit,
     pcpu_find_zero_area,
     pcpu_free_area,
+    pcpu_isolate_chunk,
     pcpu_reclaim_populated,
     pcpu_reintegrate_chunk,
     pcpu_size_to_slot,
     search_reserved,
     search_slots,
+    sidelined_slot,
 )
 from .bits import find_last_bit, find_next_bit, set_bit
 from .counters import pcpu_stats_area_alloc
@@ -53,16 +55,27 @@ from .slots import raw_slot
 from .state import State
 
 # --- rows of the tape; the event codes of layout.py, then what leaves no event -------------
-ROW_POPULATE, ROW_IN_USE, ROW_NOT_IN_USE, ROW_PARK = range(L.NR_EVENTS, L.NR_EVENTS + 4)
+(
+    ROW_IN_USE,  # [off, off + size) was in use before the recording
+    ROW_NOT_IN_USE,  # it was not
+    ROW_POPULATE,  # the pages of [off, off + size) had been populated
+    ROW_DEPOPULATE,  # the empty ones of them had been given back
+    ROW_PARK,  # the chunk had been put into slot 0
+    ROW_ISOLATE,  # the chunk had been taken out of use, and waited for its pages to be given back
+    ROW_SIDELINE,  # it had been taken out of use, and served only if no other did
+    ROW_REINTEGRATE,  # the chunk had been taken back into use
+    ROW_BALANCE,  # the balance work ran
+) = range(L.NR_EVENTS, L.NR_EVENTS + 9)
 (
     TAPE_EVENT,
     TAPE_CHUNK,  # number of the recorded chunk
     TAPE_OFF,
-    TAPE_SIZE,  # of a creation: the request that needed the chunk, 0 if the balance work did
+    TAPE_SIZE,  # creation: of the request that needed the chunk, 0 for balance work; destruction: 1 if not the last
     TAPE_ALIGN,
     TAPE_FLAGS,  # FLAG_RESERVED | FLAG_ATOMIC
+    TAPE_DUE,  # the row behind which the CPU has time for work that this row asked for
     NR_TAPE_COLUMNS,
-) = range(7)
+) = range(8)
 MARK_FORCE, MARK_TAKEN, MARK_HOLD, MARK_ASYNC = 1, 2, 4, 8
 (
     FOUND_CHUNK,  # ordinal of the chunk the model chose, NO_CHUNK if none
@@ -78,7 +91,7 @@ NOTE_UNMATCHED = 4  # free: no area in use begins there
 NOTE_RECLAIMED = 8  # the balance work gave pages back
 NOTE_NO_CHUNK = 16  # the recorded chunk is not known
 NOTE_FULL = 32  # failure: no chunk has room
-REG_STATUS, REG_POS, REG_WANT, REG_CHUNK, REG_OFF, NR_REGISTERS = range(6)
+REG_STATUS, REG_POS, REG_WANT, REG_CHUNK, REG_OFF, REG_DUE, REG_RECLAIMED, NR_REGISTERS = range(8)
 (
     REPLAY_OK,
     REPLAY_OTHER_PLACE,  # the model allocates elsewhere: REG_CHUNK, REG_OFF
@@ -319,6 +332,8 @@ def step_destroy(s, events, n, row, found, handles):
     depopulate_all(s, c)
     pcpu_destroy_chunk(s, c)
     mutex_unlock(s)
+    if events[TAPE_SIZE * n + row] == 0:
+        s.g[L.BALANCE_PENDING] = 1  # the same work goes on with populating
     handles[events[TAPE_CHUNK * n + row]] = 0
     return REPLAY_OK
 
@@ -350,22 +365,52 @@ def set_not_in_use(s, c, off, size):
 
 
 @cold
-def step_silent(s, events, n, row, handles):
+def step_silent(s, events, n, row, found, handles, reg):
     kind = events[TAPE_EVENT * n + row]
     c = handles[events[TAPE_CHUNK * n + row]]
     off = events[TAPE_OFF * n + row]
     size = events[TAPE_SIZE * n + row]
-    if c == 0:
+    if kind == ROW_BALANCE:
+        found[FOUND_NOTE * n + row] = run_balance(s, reg)
+    elif c == 0:
         return REPLAY_NO_CHUNK
-    if kind == ROW_POPULATE:
-        populate_pages(s, c, off >> PAGE_SHIFT, (off + size + PAGE_SIZE - 1) >> PAGE_SHIFT)
     elif kind == ROW_IN_USE:
         set_in_use(s, c, off, size)
     elif kind == ROW_NOT_IN_USE:
         set_not_in_use(s, c, off, size)
-    elif kind == ROW_PARK:
-        pcpu_chunk_move(s, c, 0, True)
+    elif kind == ROW_POPULATE:
+        populate_pages(s, c, off >> PAGE_SHIFT, (off + size + PAGE_SIZE - 1) >> PAGE_SHIFT)
+    elif kind == ROW_DEPOPULATE:
+        depopulate_empty(s, c, off >> PAGE_SHIFT, (off + size + PAGE_SIZE - 1) >> PAGE_SHIFT)
+    else:
+        move_chunk(s, c, kind)
     return REPLAY_OK
+
+
+@cold
+def depopulate_empty(s, c, start, end):
+    """Give back those of the pages [start, end) that are populated and wholly free."""
+    mutex_lock(s)
+    for page in range(start, end):
+        md = s.chunk[c + L.MD_BLOCKS] + page * L.NR_MD_WORDS
+        is_free = s.chunk[md + L.MD_CONTIG_HINT] == PCPU_BITMAP_BLOCK_BITS
+        if is_free and s.chunk[c + L.POPULATED + page] != 0:
+            depopulate_run(s, c, page, page + 1)
+    mutex_unlock(s)
+
+
+@cold
+def move_chunk(s, c, kind):
+    spin_lock(s)
+    if kind == ROW_PARK:
+        pcpu_chunk_move(s, c, 0, True)
+    elif kind in (ROW_ISOLATE, ROW_SIDELINE):
+        pcpu_isolate_chunk(s, c)
+        if kind == ROW_SIDELINE:
+            pcpu_chunk_move(s, c, sidelined_slot(s), False)
+    elif kind == ROW_REINTEGRATE:
+        pcpu_reintegrate_chunk(s, c)
+    spin_unlock(s)
 
 
 # --- balance work ------------------------------------------------------------------------------
@@ -379,6 +424,7 @@ def run_balance(s, reg):
     mutex_lock(s)
     pcpu_reclaim_populated(s)
     reclaimed = s.g[L.NR_POPULATED_TOTAL] < populated
+    reg[REG_RECLAIMED] += 1 if reclaimed else 0
     want = PCPU_EMPTY_POP_PAGES_HIGH
     if s.g[L.ATOMIC_ALLOC_FAILED] == 0:
         want = pages_wanted(s)
@@ -397,6 +443,7 @@ def step(s, events, row, marks, found, handles, reg):
     n = len(marks)
     mark = marks[row]
     kind = events[TAPE_EVENT * n + row]
+    was_pending = s.g[L.BALANCE_PENDING]
     if mark & MARK_ASYNC:
         s.g[L.ASYNC_ENABLED] = 1
     if kind == L.EVENT_ALLOC:
@@ -412,9 +459,12 @@ def step(s, events, row, marks, found, handles, reg):
     elif kind == L.EVENT_DESTROY:
         status = step_destroy(s, events, n, row, found, handles)
     else:
-        status = step_silent(s, events, n, row, handles)
-    if status == REPLAY_OK and s.g[L.BALANCE_PENDING] != 0 and mark & MARK_HOLD == 0:
-        found[FOUND_NOTE * n + row] |= run_balance(s, reg)
+        status = step_silent(s, events, n, row, found, handles, reg)
+    if status == REPLAY_OK and kind < L.NR_EVENTS and s.g[L.BALANCE_PENDING] != 0:
+        if was_pending == 0:
+            reg[REG_DUE] = events[TAPE_DUE * n + row]
+        if row >= reg[REG_DUE] and mark & MARK_HOLD == 0:
+            found[FOUND_NOTE * n + row] |= run_balance(s, reg)
     found[FOUND_PAGES * n + row] = s.g[L.NR_POPULATED_TOTAL]
     return status
 

@@ -19,12 +19,13 @@ from collections.abc import Callable
 
 from ..errors import GeometryError
 from ..traces.recording import Recording
+from .causes import CAUSES
 from .checks import Check, Difference
 from .explain import Explanation, Tried
 from .failures import ChunkVerdict, Failure
 from .machine import Machine
 from .result import Decisions, Review
-from .search import CAUSES, Search
+from .search import Search
 from .tape import Tape
 from .verdicts import EXACT, FORCED, LEARNED, REORDERED, VERDICTS
 

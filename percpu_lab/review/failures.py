@@ -11,7 +11,8 @@ from ..core import layout as L
 from ..core import replay as R
 from ..events import Int64s
 from ..traces.recording import Recording
-from .search import FORCED, Search
+from .causes import FORCED
+from .search import Search
 
 __all__ = ["ChunkVerdict", "Failure", "chunk_verdicts", "failures"]
 
@@ -70,7 +71,7 @@ def failures(recording: Recording, search: Search) -> Iterator[Failure]:
     tape, found = search.tape, search.machine.found
     logged = _logged(recording)
     for row in np.flatnonzero(tape.column(R.TAPE_EVENT) == L.EVENT_FAIL).tolist():
-        _, _, _, size, align, flags = tape.events[:, row].tolist()
+        _, _, _, size, align, flags = tape.events[:6, row].tolist()
         is_atomic, is_reserved = bool(flags & L.FLAG_ATOMIC), bool(flags & L.FLAG_RESERVED)
         is_explained = bool(search.cause[row] != FORCED)
         chunk, off, note = found[:3, row].tolist()

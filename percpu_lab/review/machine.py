@@ -16,6 +16,8 @@ import numpy as np
 from .. import compiled
 from ..core import layout as L
 from ..core import replay as R
+from ..core.bitmap import PCPU_MIN_ALLOC_SIZE
+from ..core.bits import find_next_bit
 from ..engine import Engine
 from ..events import Int64s
 from ..geometry import Geometry
@@ -196,6 +198,15 @@ class Machine:
         hits: Any = memoryview(self._hits) if self._is_plain else self._hits
         self._module.replay_probe(*self._arrays, self._script, start, stop, row, hits)
         return self._hits[: stop - start + 1].copy()
+
+    # --- reading ----
+
+    def is_free(self, chunk: int, off: int, size: int) -> bool:
+        """Tell whether all of a place is free."""
+        c = int(self.handles[chunk])
+        at = int(self.engine.chunk[c + L.MAP])
+        end = (off + size) // PCPU_MIN_ALLOC_SIZE
+        return c == 0 or int(find_next_bit(memoryview(self.engine.map), at, end, off // PCPU_MIN_ALLOC_SIZE)) >= end
 
     # --- going back --------------------------------------------------------------------
 

@@ -24,11 +24,12 @@ from ..events import Int64s
 from ..rebuild import BEFORE, Rebuilt
 from ..tracepoints import TRACEPOINTS
 from ..traces.recording import Recording
+from .causes import CAUSES
 from .checks import Check, check_readings
 from .explain import Explanation, explain
 from .failures import ChunkVerdict, Failure, chunk_verdicts, failures
 from .machine import Machine, Snapshot
-from .search import CAUSES, Search
+from .search import Search
 from .state import engine_at
 from .verdicts import FORCED, VERDICTS, forced_cause, verdict_of
 
@@ -206,7 +207,7 @@ class Review:
             RequestError: the row is no request, or nothing was replayed.
         """
         search = self._reviewed("explain")
-        return explain(self, self.state_at(row), search.tape.events[:, row + search.tape.nr_early].tolist(), row)
+        return explain(self, self.state_at(row), search.tape.events[:6, row + search.tape.nr_early].tolist(), row)
 
     def recorded_place(self, row: int, off: int) -> tuple[int, int] | None:
         """Give ordinal of the chunk and offset that a request got; None if it failed."""

@@ -6,9 +6,10 @@ order of the file is not the order of the decisions. Where the model disagrees w
     learn       the place that was passed over was in use since before the recording, or the one used was not
     earlier     the row was decided earlier, but after its task's row before
     later       up to three later rows of other tasks were decided before it
-    balance     the balance work, which the model runs as soon as it is pending, ran later
-    populated   an atomic request: the pages of its place had been populated
+    balance     the balance work ran now, or ran later than the model has it
+    populated   an atomic request: the pages of its place had been populated, or those passed over had not
     parked      the chunk that was passed over had been parked in slot 0
+    isolated    the chunk that was passed over had been taken out of use, or the one used had not (after a reclaim)
     forced      none of these: the row is followed, and counts as not explained
 
 Each attempt is verified: every row between the place of a move and the present must agree as well. An attempt that
@@ -25,19 +26,19 @@ import numpy as np
 
 from ..core import layout as L
 from ..core import replay as R
+from .causes import BALANCE, EARLIER, FORCED, LATER, LEARNED
 from .machine import Machine, Snapshot
+from .mend import mend
 from .tape import NO_TASK
 
-__all__ = ["CAUSES", "Search", "EARLIER", "LATER", "LEARNED", "BALANCE", "POPULATED", "PARKED", "FORCED"]
-
-EXACT, EARLIER, LATER, LEARNED, BALANCE, POPULATED, PARKED, FORCED = range(8)
-CAUSES = ("exact", "earlier", "later", "learned", "balance", "populated", "parked", "forced")
+__all__ = ["Search"]
 
 _SLICE = 128  # rows between snapshots
 _REACH = 4096  # rows that an allocation may be moved over
 _SHORT_REACH = 12  # the same while out of step
 _MOST_PLACES = 24  # places of one row that are verified
 _MOST_LATER = 3
+_MOST_MENDED = 8
 _OUT_OF_STEP = 20  # rows forced in a row
 _IN_STEP = 50  # rows that agree in a row
 
@@ -102,6 +103,11 @@ class Search:
     # --- one row that does not agree ------------------------------------------------------
 
     @property
+    def was_reclaimed(self) -> bool:
+        """Tell whether the balance work gave pages back so far, as far as the model knows."""
+        return int(self.machine.reg[R.REG_RECLAIMED]) > 0
+
+    @property
     def is_out_of_step(self) -> bool:
         """Tell whether so much was forced that a long search is not worth it."""
         return self._in_a_row >= _OUT_OF_STEP
@@ -112,7 +118,7 @@ class Search:
         if row - self._last_forced > _IN_STEP:
             self._in_a_row = 0
         saved = self._save(row)
-        attempts = (self._learn, self._earlier, self._later, self._balance, self._populated, self._parked)
+        attempts = (self._learn, self._earlier, self._later, self._balance_now, self._balance_later, self._mend)
         for attempt in attempts if machine.status != R.REPLAY_NO_CHUNK else ():
             cause = attempt(row)
             if cause:
@@ -136,6 +142,13 @@ class Search:
     # --- attempts: each gives the cause, or 0 ----------------------------------------------
 
     def _learn(self, row: int) -> int:
+        """Take out of use what was passed over and nothing is known of; give back what was taken for in use."""
+        for _ in range(_MOST_MENDED):
+            place = self._unknown_place(row)
+            if place is None or not self._silent(*place):
+                return 0
+            if self._agrees_now(row):
+                return LEARNED
         return 0
 
     def _earlier(self, row: int) -> int:
@@ -155,7 +168,13 @@ class Search:
                 return EXACT_ROW
         return 0
 
-    def _balance(self, row: int) -> int:
+    def _balance_now(self, row: int) -> int:
+        machine = self.machine
+        if not machine.engine.scalar(L.BALANCE_PENDING):
+            return 0
+        return BALANCE if self._silent(R.ROW_BALANCE, 0, 0, 0) and self._agrees_now(row) else 0
+
+    def _balance_later(self, row: int) -> int:
         """Hold the balance work back that ran last."""
         machine, tape = self.machine, self.tape
         low = self._lowest(row)
@@ -175,11 +194,45 @@ class Search:
         tape.marks[held] &= ~R.MARK_HOLD
         return 0
 
-    def _populated(self, row: int) -> int:
+    def _mend(self, row: int) -> int:
+        """Put right what the model cannot know: pages after a reclaim, and which chunks are out of use."""
+        cause = 0
+        for _ in range(_MOST_MENDED):
+            what = mend(self, row)
+            if what is None:
+                return 0
+            cause = cause or what[0]
+            if not self._silent(*what[1:]):
+                return 0
+            if self._agrees_now(row):
+                return cause
         return 0
 
-    def _parked(self, row: int) -> int:
-        return 0
+    def _silent(self, kind: int, chunk: int, off: int, size: int) -> bool:
+        """Write a row for what leaves no event, and replay it -> whether there was room for it."""
+        row = self.tape.add(kind, chunk, off, size)
+        return row >= 0 and self.machine.run_rows([row])
+
+    def _unknown_place(self, row: int) -> tuple[int, int, int, int] | None:
+        """Find the place to learn of: one the model wants and nothing is known of, or the one that was used."""
+        machine, tape = self.machine, self.tape
+        kind, chunk, off, size = tape.events[:4, row].tolist()
+        if kind != L.EVENT_ALLOC:
+            return None
+        if self._is_unknown(chunk, off, size, row) and not machine.is_free(chunk, off, size):
+            return R.ROW_NOT_IN_USE, chunk, off, size
+        wanted = self.recorded_chunk(int(machine.reg[R.REG_CHUNK])) if machine.status == R.REPLAY_OTHER_PLACE else -1
+        at = int(machine.reg[R.REG_OFF])
+        if wanted >= 0 and self._is_unknown(wanted, at, size, row + 1):
+            return R.ROW_IN_USE, wanted, at, size
+        return None
+
+    def _is_unknown(self, chunk: int, off: int, size: int, row: int) -> bool:
+        """Tell whether no row before this one says anything of a place."""
+        start = self.machine.starts.get(chunk)
+        if start is None or (chunk == self.tape.first and self.tape.nr_early):
+            return False
+        return bool((start.touched[off // 4 : (off + size) // 4] >= row).all())
 
     # --- moves --------------------------------------------------------------------------------
 
@@ -231,7 +284,7 @@ class Search:
         tape, machine = self.tape, self.machine
         if machine.status in _NO_PLACE:
             return -1
-        chunk = self._recorded_chunk(int(machine.reg[R.REG_CHUNK]))
+        chunk = self.recorded_chunk(int(machine.reg[R.REG_CHUNK]))
         off = int(machine.reg[R.REG_OFF])
         stop = min(row + 1 + (_SHORT_REACH if self.is_out_of_step else _REACH), self.end)
         kind, number, at, size = tape.events[:4, row + 1 : stop]
@@ -248,7 +301,7 @@ class Search:
             return -1
         return first
 
-    def _recorded_chunk(self, ordinal: int) -> int:
+    def recorded_chunk(self, ordinal: int) -> int:
         """Find the number of a chunk on the tape by the model's."""
         live = np.flatnonzero(self.machine.handles)
         chunk = self.machine.engine.chunk

@@ -26,8 +26,11 @@ __all__ = ["NO_TASK", "Tape"]
 
 NO_TASK = -(1 << 40)
 _IRQ_MARKS = "hHsSzZ"
-_WINDOW_SECONDS = 0.05
+_WINDOW_SECONDS = 0.25
 _SPARE_ROWS = 4096
+_WORK_MICROSECONDS = 200  # between two rows of a task, for work to run there
+_RECORDED_FIRST = (L.EVENT_FREE, L.EVENT_FAIL)  # these ask for work after their event, an allocation before
+_BURST_ROWS = 16  # between two destructions by the same work
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ class Tape:
             return -1
         row = self.used
         self.used += 1
-        self.events[:, row] = kind, chunk, off, size, 4, 0
+        self.events[:, row] = kind, chunk, off, size, 4, 0, 0
         return row
 
     @classmethod
@@ -117,7 +120,9 @@ class Tape:
             from_boot=bool(nr_early) or _begins_at_boot(pid),
         )  # fmt: skip
         tape._find_boot_chunks(geometry)
-        tape._name_creators(trace.task[:nr_trace], pid)
+        tape._name_creators(pid)
+        tape._join_destructions()
+        tape._find_time_for_work(10**digits if digits else 0)
         tape._enable_async(pid)
         return tape
 
@@ -126,7 +131,7 @@ class Tape:
         info = geometry.info
         start = round_up(info.static_size, 4) + info.reserved_size
         end = start % PAGE_SIZE + info.dyn_size
-        kind, chunk, off, size, _, flags = self.events[:, : self.nr_rows]
+        kind, chunk, off, size, _, flags = self.events[:6, : self.nr_rows]
         best = 0
         for number in np.flatnonzero(~self.is_created).tolist():
             mine = (chunk == number) & ((kind == L.EVENT_ALLOC) | (kind == L.EVENT_FREE))
@@ -136,12 +141,12 @@ class Tape:
             elif mine.sum() > best and off[mine].min() >= start % PAGE_SIZE and (off[mine] + size[mine]).max() <= end:
                 self.first, best = number, int(mine.sum())
 
-    def _name_creators(self, tasks: np.ndarray, pid: Int64s) -> None:
+    def _name_creators(self, pid: Int64s) -> None:
         """Let each creation bear the request that needed it: the next one of its task, in that chunk.
 
         The balance work creates chunks, too; then the size stays 0.
         """
-        kind, chunk, _, size, align, flags = self.events
+        kind, chunk, _, size, align, flags = self.events[:6]
         for row in np.flatnonzero(self.column(R.TAPE_EVENT) == L.EVENT_CREATE).tolist():
             size[row] = 0
             own = np.flatnonzero((self.who[row + 1 :] == self.who[row]) & ~self.is_irq[row + 1 :])
@@ -150,6 +155,33 @@ class Tape:
             following = row + 1 + int(own[0])
             if kind[following] == L.EVENT_ALLOC and chunk[following] == chunk[row]:
                 size[row], align[row], flags[row] = size[following], align[following], flags[following]
+
+    def _join_destructions(self) -> None:
+        """Mark the destructions behind which the same work destroys another chunk."""
+        kind, size = self.column(R.TAPE_EVENT), self.events[R.TAPE_SIZE]
+        rows = np.flatnonzero(kind == L.EVENT_DESTROY)
+        size[rows] = 0
+        follows = (np.diff(rows) < _BURST_ROWS) & (self.who[rows[1:]] == self.who[rows[:-1]])
+        size[rows[:-1][follows]] = 1
+
+    def _find_time_for_work(self, second: int) -> None:
+        """Find for each row where its CPU next has time for other work.
+
+        Work runs on the CPU that asked for it: not between two rows of one task there that follow each other at once.
+
+        Args:
+            second: in units of the times.
+        """
+        due = self.events[R.TAPE_DUE]
+        due[: self.nr_rows] = np.arange(self.nr_rows)
+        gap = second * _WORK_MICROSECONDS // 1_000_000
+        for cpu in np.unique(self.cpu[self.cpu >= 0]).tolist() if gap else ():
+            rows = np.flatnonzero(self.cpu == cpu)
+            goes_on = (np.diff(self.time[rows]) < gap) & (self.who[rows[1:]] == self.who[rows[:-1]])
+            last = np.flatnonzero(np.append(~goes_on, True))
+            due[rows] = rows[last[np.searchsorted(last, np.arange(len(rows)))]]
+        late = np.flatnonzero(~np.isin(self.column(R.TAPE_EVENT), _RECORDED_FIRST))
+        due[late] = late
 
     def _enable_async(self, pid: Int64s) -> None:
         """Mark where work queues are up: with the first call of a task other than the first two of a boot."""

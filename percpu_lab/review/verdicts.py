@@ -9,8 +9,8 @@ import numpy as np
 from ..core import layout as L
 from ..core import replay as R
 from ..events import Int64s
-from .search import FORCED as FORCED_CAUSE
-from .search import LEARNED as LEARNED_CAUSE
+from .causes import FORCED as FORCED_CAUSE
+from .causes import LEARNED as LEARNED_CAUSE
 
 if TYPE_CHECKING:
     from .search import Search
