@@ -172,6 +172,32 @@ def test_without_a_geometry_the_reason_is_not_known() -> None:
     assert "could not be replayed" in found.inferred[0]
 
 
+LOG = """\
+[    1.900000] percpu: allocation failed, size=64 align=8 atomic=0, alloc from reserved chunk failed
+[    1.900001] CPU: 1 PID: 7 Comm: modprobe
+[    1.900002] Call Trace:
+[    1.900003]  <TASK>
+[    1.900004]  dump_stack_lvl+0x44/0x5c
+[    1.900005]  pcpu_alloc+0x3c1/0x7e0
+[    1.900006]  load_module+0xd80/0x1c00
+[    2.500000] illegal size (40000) or align (8) for percpu allocation
+[    2.500001] WARNING: CPU: 0 PID: 9 at mm/percpu.c:1749 pcpu_alloc+0x6c4/0x7e0
+"""
+
+
+def test_the_kernel_log_tells_who_asked_and_what_was_illegal(tmp_path: Path) -> None:
+    (tmp_path / "trace.txt").write_text("\n".join([alloc(0, 8, 1.0), fail(64, 1.9, atomic=0, reserved=1), ""]))
+    (tmp_path / "dmesg.txt").write_text(LOG)
+    recording = lab.open_trace(tmp_path)
+    found = failures(recording)
+    assert (found.nr_failed, found.nr_illegal) == (1, 1)
+    assert found.rows[1].reason == "illegal: more than 32,768 bytes"
+    assert (found.rows[1].first_row, found.rows[1].first_line) == (None, 8)
+    why = why_failed(recording)
+    assert why.reason == "alloc from reserved chunk failed"
+    assert why.asked_by == "load_module+0xd80/0x1c00"
+
+
 def test_a_row_that_did_not_fail_is_refused() -> None:
     with pytest.raises(RequestError, match="failed rows: 1"):
         why_failed(trace(alloc(0, 8, 1.0), fail(64, 2.0)), 0)

@@ -155,6 +155,12 @@ def test_stats_reads_a_mail_with_two_readings(capsys: pytest.CaptureFixture[str]
     assert [len(found["chunks"]), len(found["others"][0]["chunks"])] == [3, 11]
 
 
+def test_stats_reads_the_folder_of_a_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, "stats", BOOT)
+    assert found["file"].endswith("stats/000-00-init-first.txt")
+    assert [row["change"] for row in found["diff"]["rows"] if row["what"] == "nr_cur_alloc"] == [12]
+
+
 def test_stats_reads_gzip_and_standard_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

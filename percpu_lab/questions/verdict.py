@@ -16,6 +16,7 @@ from .consistency import consistency
 from .leaks import leaks
 from .subject import Subject
 from .top import top
+from .why_failed import failures
 
 if TYPE_CHECKING:
     from ..review import Review
@@ -90,7 +91,9 @@ def _decided(whole: Subject) -> list[Line]:
         return []
     review = whole.review
     if not review.is_reviewed:
-        return [Line("decisions", f"not reviewed: {review.problem}")]
+        found = failures(whole)
+        failed = [Line("failures", found.headline())] if found.rows else []
+        return [Line("decisions", f"not reviewed: {review.problem}"), *failed]
     lines = [Line("decisions", _decisions(review))]
     if review.failures:
         lines.append(Line("failures", _failures(review)))

@@ -9,7 +9,7 @@ no new chunk, no page    a request that may sleep: memory was short
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ import numpy as np
 
 from ..core import layout as L
 from ..errors import RequestError
+from ..geometry.info import PCPU_MIN_UNIT_SIZE
 from ..plain import count
+from ..units import PAGE_SIZE
 from ..views._words import chunk_label
 from .answer import Answer
 from .subject import Notes, Subject
@@ -25,6 +27,8 @@ from .subject import Notes, Subject
 if TYPE_CHECKING:
     from ..review import Explanation, Failure
 
+_ALLOCATOR = ("__alloc_percpu", "__alloc_reserved_percpu", "pcpu_alloc", "dump_stack", "show_stack", "__dump_stack")
+_SAME_SECONDS = 0.05  # between an event and its line in the log
 _UNKNOWN = "not known: the events alone do not tell"
 
 
@@ -36,7 +40,7 @@ class FailureGroup:
         reason: what was lacking.
         nr: requests.
         request_bytes, align, is_atomic, is_reserved: of each request.
-        first_row, first_line: of the first in the trace.
+        first_row, first_line: of the first in the trace; an illegal request has no row, and the line of the log.
         logged: what the kernel log says.
     """
 
@@ -46,7 +50,7 @@ class FailureGroup:
     align: int
     is_atomic: bool
     is_reserved: bool
-    first_row: int
+    first_row: int | None
     first_line: int | None
     logged: str
 
@@ -56,20 +60,25 @@ class Failures(Answer):
     """All failed requests in groups, the most frequent first.
 
     Args:
-        nr_failed, nr_explained: requests, and those whose failure the algorithm explains.
+        nr_failed, nr_explained: requests with an event, and those whose failure the algorithm explains.
+        nr_illegal: requests without an event: the kernel log tells of them.
     """
 
     nr_failed: int
     nr_explained: int
+    nr_illegal: int
 
     def headline(self) -> str:
         """Give the answer in one sentence."""
+        illegal = f"{count(self.nr_illegal, 'request')} illegal" if self.nr_illegal else ""
         if not self.nr_failed:
-            return "no request failed"
+            return illegal or "no request failed"
         first = self.rows[0]
         kind = "atomic" if first.is_atomic else "GFP_KERNEL"
         what = f"{first.nr:,} {kind} of {first.request_bytes:,} bytes: {first.reason}"
-        return f"{count(self.nr_failed, 'request')} failed, {self.nr_explained:,} explained; most: {what}"
+        return f"{count(self.nr_failed, 'request')} failed, {self.nr_explained:,} explained; most: {what}" + (
+            f"; {illegal}" if illegal else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,7 @@ class WhyFailed(Answer):
     Args:
         row, line: of the trace; the line is None for a simulated run.
         task: that asked, with its CPU.
+        asked_by: the function, from the stack in the kernel log; empty without one.
         size_bytes, align, is_atomic, is_reserved: of the request.
         reason: what was lacking.
         is_explained: the model fails there, too.
@@ -105,6 +115,7 @@ class WhyFailed(Answer):
     row: int
     line: int | None
     task: str
+    asked_by: str
     size_bytes: int
     align: int
     is_atomic: bool
@@ -120,7 +131,8 @@ class WhyFailed(Answer):
         kind = "reserved" if self.is_reserved else "atomic" if self.is_atomic else "GFP_KERNEL"
         place = f" (line {self.line:,})" if self.line else ""
         asked = f"{kind} request for {self.size_bytes:,} bytes at row {self.row:,}{place}"
-        return f"{asked}: {self.reason}" + (f"; {self.would_get}" if self.would_get else "")
+        by = f" by {self.asked_by}" if self.asked_by else ""
+        return f"{asked}{by}: {self.reason}" + (f"; {self.would_get}" if self.would_get else "")
 
 
 def failures(subject: Any) -> Failures:
@@ -143,8 +155,12 @@ def failures(subject: Any) -> Failures:
         for (reason, size, align, is_atomic, is_reserved), alike in groups.items()
     ]  # fmt: skip
     rows.sort(key=lambda row: -row.nr)
+    illegal = list(_illegal(whole))
     nr_explained = sum(failure.is_explained for failure in found)
-    return Failures(rows=tuple(rows), nr_failed=len(found), nr_explained=nr_explained, **_notes(whole))
+    return Failures(
+        rows=(*rows, *illegal), nr_failed=len(found), nr_explained=nr_explained, nr_illegal=len(illegal),
+        **_notes(whole),
+    )  # fmt: skip
 
 
 def why_failed(subject: Any, event: int | None = None) -> WhyFailed:
@@ -162,12 +178,22 @@ def why_failed(subject: Any, event: int | None = None) -> WhyFailed:
     explained = whole.review.explain(failure.row) if _is_replayed(whole) else None
     rows = tuple(_refusals(explained))
     return WhyFailed(
-        rows=rows, first_slot=explained.first_slot if explained is not None and explained.first_slot >= 0 else None,
-        row=failure.row, line=whole.line(failure.row), task=_task(whole, failure.row),
-        size_bytes=failure.size, align=failure.align, is_atomic=failure.is_atomic, is_reserved=failure.is_reserved,
-        reason=failure.reason, is_explained=failure.is_explained, would_get=failure.would_get, logged=failure.logged,
+        rows=rows,
+        first_slot=explained.first_slot if explained is not None and explained.first_slot >= 0 else None,
+        row=failure.row,
+        line=whole.line(failure.row),
+        task=_task(whole, failure.row),
+        asked_by=_asked_by(whole, failure),
+        size_bytes=failure.size,
+        align=failure.align,
+        is_atomic=failure.is_atomic,
+        is_reserved=failure.is_reserved,
+        reason=failure.reason,
+        is_explained=failure.is_explained,
+        would_get=failure.would_get,
+        logged=failure.logged,
         **_notes(whole),
-    )  # fmt: skip
+    )
 
 
 def _chosen(whole: Subject, event: int | None) -> Failure:
@@ -197,6 +223,49 @@ def _by_events(whole: Subject) -> Iterator[Failure]:
         reason = L.REASONS[int(trace.reason[row])] if whole.engine is not None else in_log or _UNKNOWN
         is_explained = whole.engine is not None
         yield Failure(row, *request, bool(trace.reserved[row]), is_explained, reason, in_log, "")
+
+
+def _illegal(whole: Subject) -> Iterator[FailureGroup]:
+    """Requests that no kernel grants: they get no event."""
+    dmesg = whole.recording.dmesg if whole.recording is not None else None
+    for line in dmesg.illegal if dmesg else ():
+        logged = f"dmesg line {line.line}" + (f", by {who}" if (who := _caller(line.stack)) else "")
+        reason = f"illegal: {illegal_reason(line.size, line.align)}"
+        yield FailureGroup(reason, 1, line.size, line.align, False, False, None, line.line, logged)
+
+
+def illegal_reason(size: int, align: int) -> str:
+    """Say which rule for requests is broken; sizes in bytes.
+
+    >>> illegal_reason(40000, 8), illegal_reason(8, 12), illegal_reason(64, 64)
+    ('more than 32,768 bytes', 'the alignment is no power of two', 'none is broken')
+
+    Source: pcpu_alloc (spec bitmap 3.1).
+    """
+    if size <= 0:
+        return "no size"
+    if size > PCPU_MIN_UNIT_SIZE:
+        return f"more than {PCPU_MIN_UNIT_SIZE:,} bytes"
+    if align > PAGE_SIZE:
+        return "the alignment is more than a page"
+    return "the alignment is no power of two" if align & (align - 1) else "none is broken"
+
+
+def _asked_by(whole: Subject, failure: Failure) -> str:
+    """The caller of a failed request, if the log shows it at that time, or only one request like it."""
+    dmesg = whole.recording.dmesg if whole.recording is not None else None
+    alike = [
+        line for line in (dmesg.failures if dmesg else ())
+        if (line.size, line.align, line.is_atomic) == (failure.size, failure.align, failure.is_atomic)
+    ]  # fmt: skip
+    if len(whole.ledger.seconds) and len(alike) > 1:
+        second = float(whole.ledger.seconds[failure.row])
+        alike = [line for line in alike if line.time is not None and abs(line.time - second) < _SAME_SECONDS]
+    return _caller(alike[0].stack) if len(alike) == 1 else ""
+
+
+def _caller(stack: Sequence[str]) -> str:
+    return next((name for name in stack if not name.startswith(_ALLOCATOR)), "")
 
 
 def _logged(whole: Subject) -> dict[tuple[int, int, bool], str]:

@@ -28,7 +28,7 @@ def add_stats(verbs: Verbs) -> None:
         "read percpu_stats of any kernel, check that its numbers agree, compare two",
         """\
 A FILE is /sys/kernel/debug/percpu_stats or a mail that quotes it, .gz too, - for standard input. If it holds two
-readings, or two files are named, what changed between them is written, too.""",
+readings, or two files are named, what changed between them is written, too. Of a folder all readings are read.""",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", help="percpu_stats, one or two files")
     add_json(parser)
@@ -60,12 +60,23 @@ def _readings(name: str) -> list[tuple[str, PercpuStats]]:
     """Read every percpu_stats of a file, with a name for each."""
     from ..stats import read_stats_texts
 
+    if Path(name).is_dir():
+        return _of_folder(name)
     found = read_stats_texts(_text(name), where=name)
-    if not found:
-        raise TraceFormatError("no percpu_stats in it", where=name, remedy="name /sys/kernel/debug/percpu_stats")
     if len(found) == 1:
         return [(name, found[0].stats)]
     return [(f"{name} line {part.line}", part.stats) for part in found]
+
+
+def _of_folder(name: str) -> list[tuple[str, PercpuStats]]:
+    """Give the readings of the folder of a recording, stats/NNN-name.txt."""
+    from ..traces.recording import read_stats_folder
+
+    readings, _ = read_stats_folder(name)
+    if not readings:
+        remedy = "name a file, or a folder with stats/NNN-name.txt in it"
+        raise TraceFormatError("no percpu_stats in this folder", where=name, remedy=remedy)
+    return [(f"{name}/{reading.file}", reading.stats) for reading in readings]
 
 
 def _text(name: str) -> str:
