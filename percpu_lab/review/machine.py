@@ -42,7 +42,7 @@ def exercise(module: ModuleType) -> None:
 def _empty_tape() -> Tape:
     none = np.zeros(0, np.int64)
     return Tape(0, 0, np.zeros((R.NR_TAPE_COLUMNS, 1), np.int64), np.zeros(1, np.int64), none, none, none.astype(bool),
-                none, 0, np.zeros(1, bool), -1, -1, True, 1)  # fmt: skip
+                none, 0, np.zeros(1, bool), -1, -1, True, 1, 1)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class Machine:
         self.tape = tape
         self.found = np.zeros((R.NR_FOUND_COLUMNS, len(tape.marks)), np.int64)
         self.found[R.FOUND_CHUNK] = L.NO_CHUNK
-        self.handles = np.zeros(max(tape.nr_chunks, 1), np.int64)
+        self.handles = np.zeros(tape.nr_chunks + 1, np.int64)  # the last one for a first chunk that no row names
         self.reg = np.zeros(R.NR_REGISTERS, np.int64)
         self.script = np.zeros(len(tape.marks) + 1, np.int64)
         self._hits = np.zeros(1, np.int64)
@@ -108,6 +108,9 @@ class Machine:
                 self.handles[chunk] = engine.handle(-1)
             else:
                 self._create(chunk)
+        if tape.first < 0 and not tape.from_boot:
+            self.handles[-1] = engine.handle(0)
+            tape.add(R.ROW_IN_USE, tape.nr_chunks, *self._served(self.handles[-1]))
         before = self.snapshot()
         for start in self.starts.values():
             if start.chunk != tape.first or not tape.nr_early:
@@ -123,17 +126,20 @@ class Machine:
         """Write the rows that put in use what was so at the start."""
         tape = self.tape
         c = self.handles[start.chunk]
-        low, high = 0, self.engine.scalar(L.UNIT_SIZE)
-        if c:
-            row = self.engine.chunk[c : c + L.NR_PAGES + 8]
-            low = int(row[L.START_OFFSET])
-            high = int(row[L.NR_PAGES]) * PAGE_SIZE - int(row[L.END_OFFSET])
-        elif start.limit:
+        low, length = self._served(c) if c else (0, self.engine.scalar(L.UNIT_SIZE))
+        high = low + length
+        if not c and start.limit:
             tape.add(R.ROW_POPULATE, start.chunk, 0, round_up(start.limit, PAGE_SIZE))
         for off, size in start.in_use:
             begin, end = max(off, low), min(off + size, high)
             if begin < end:
                 tape.add(R.ROW_IN_USE, start.chunk, begin, end - begin)
+
+    def _served(self, c: int) -> tuple[int, int]:
+        """Give where the part of a chunk begins that requests may get, and its length."""
+        row = self.engine.chunk[c : c + L.END_OFFSET + 1].tolist()
+        low = row[L.START_OFFSET]
+        return low, row[L.NR_PAGES] * PAGE_SIZE - row[L.END_OFFSET] - low
 
     # --- running ---------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ class Search:
             return R.ROW_NOT_IN_USE, chunk, off, size
         wanted = self.recorded_chunk(int(machine.reg[R.REG_CHUNK])) if machine.status == R.REPLAY_OTHER_PLACE else -1
         at = int(machine.reg[R.REG_OFF])
-        if wanted >= 0 and self._is_unknown(wanted, at, size, row + 1):
+        if wanted >= 0 and (row >= self.tape.first_loss or self._is_unknown(wanted, at, size, row + 1)):
             return R.ROW_IN_USE, wanted, at, size
         return None
 

@@ -48,6 +48,7 @@ class Tape:
         is_created: chunks that have a create event.
         first, reserved: number of the first and the reserved chunk, -1 if no row names it.
         from_boot: the first row is one of the first calls of that kernel.
+        first_loss: row before which events were lost for the first time; behind the last if none were.
         used: rows in use.
     """
 
@@ -64,6 +65,7 @@ class Tape:
     first: int
     reserved: int
     from_boot: bool
+    first_loss: int
     used: int
 
     @property
@@ -118,6 +120,7 @@ class Tape:
             is_irq=is_irq, time=_joined(parts, "time"), window=int(_WINDOW_SECONDS * 10**digits) if digits else 0,
             is_created=is_created, first=-1, reserved=-1, used=rows,
             from_boot=bool(nr_early) or _begins_at_boot(pid),
+            first_loss=nr_early + min((loss.row for loss in trace.losses if loss.row), default=rows),
         )  # fmt: skip
         tape._find_boot_chunks(geometry)
         tape._name_creators(pid)
