@@ -63,7 +63,7 @@ class Figure {
   plots = new Set(); // that ask to be painted
   views = new Set();
   isDue = false;
-  isMeasuring = false;
+  isMeasuring = true; // of panels and legends: not while frames come
   ackTimer = 0;
   restTimer = 0;
 
@@ -186,9 +186,14 @@ function paintOnly(plot, figure) {
   plot._invalidate_layout_if_needed = () => {
     if (plot._needs_layout || figure.isMeasuring) _invalidate_layout_if_needed.call(plot);
   };
-  // Every glyph has an empty element on the page, which would follow its data.
   for (const view of plot.renderer_views.values()) {
+    // Every glyph has an empty element on the page, which would follow its data.
     if (view.model.type === "GlyphRenderer") view.update_position = () => {};
+    // Every entry of a legend is a canvas of its own, which the page is composed of anew if it is painted.
+    if (view.model.type === "Legend") {
+      const {paint} = view;
+      view.paint = (context) => { if (figure.isMeasuring || plot.is_forcing_paint) paint.call(view, context); };
+    }
   }
 }
 

@@ -337,7 +337,7 @@ class Publisher:
         produce: Callable[[], Frame | None],
         *,
         version: Callable[[], object],
-        interval: float = 1 / 15,
+        interval: float = 1 / 12,
         clock: Clock | None = None,
         start: bool = True,
     ) -> None:

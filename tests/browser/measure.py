@@ -1,7 +1,15 @@
-"""Cost of the live transport: `pytest -s tests/browser/measure.py`. It asserts nothing, so it is not collected."""
+"""Cost of the live transport and of the dashboard: `pytest -s tests/browser/measure.py`.
 
+It asserts nothing, so it is not collected. Wall times mean something on an idle machine only; processor time means a
+little more on a busy one. `-k dashboard` chooses.
+"""
+
+import os
 import sys
+from collections import Counter
 from itertools import pairwise
+from pathlib import Path
+from statistics import median
 
 SETUP = """
 import time
@@ -96,3 +104,104 @@ def test_measure(open_notebook):
     gaps = sorted(after - before for before, after in pairwise(times) if after - before < 1000)
     frames = f"ms between two frames in the browser: median {gaps[len(gaps) // 2]:.0f}, longest {gaps[-1]:.0f}"
     sys.stdout.write(f"\n{notebook.text(1)}{notebook.text(2)}{frames}\n")
+
+
+ROUNDS = 5
+ALLOCATE = """
+import time
+import numpy as np
+import percpu_lab as lab
+
+def loop(allocator):
+    start, pointers = time.perf_counter(), []
+    for _ in range(100_000):
+        pointers.append(allocator.alloc_percpu(64))
+    return time.perf_counter() - start
+"""
+ALONE = "alone = loop(lab.Allocator(jit='wait'))"
+SHOW_BOARD = "a = lab.Allocator(jit='wait')\nboard = lab.watch(a)\nboard"
+WATCHED = "before = board.figure._seq\nwatched = loop(a)\nsent = board.figure._seq - before"
+FRAMES = """
+import asyncio
+
+a = lab.Allocator(jit='wait')
+a.run(lab.Ops.alloc(np.arange(90_000), 64))
+
+async def frames(n):
+    for _ in range(n):
+        a.run(lab.Ops.alloc(np.arange(500), 64))
+        board.publisher.flush()
+        await asyncio.sleep(0.1)
+"""
+NR_FRAMES = 40
+# every moment that a frame of the page shows, and when
+MOMENTS = """(() => {
+  const moments = (window.labMoments = []);
+  const texts = labModels().filter(([doc, model]) => doc === Bokeh.documents.at(-1) && model.type === 'PreText');
+  const look = () => {
+    const now = texts.map(([, model]) => model.text).find((text) => /^op [0-9]/.test(text))?.match(/[0-9,]+/)[0];
+    if (moments.at(-1)?.[0] !== now) moments.push([now, performance.now(), window.labDone]);
+    if (moments === labMoments) requestAnimationFrame(look);
+  };
+  look();
+})()"""
+
+
+def processor_ms():
+    """Processor time so far of the processes of browser, server and kernel, in milliseconds."""
+    spent = Counter()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            times = stat.read_text().rsplit(")", 1)[1].split()
+            command = stat.with_name("cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue  # it has ended
+        names = {
+            "--type=renderer": "renderer",
+            "chrom": "rest of the browser",
+            "ipykernel": "kernel",
+            "jupyterlab": "server",
+        }
+        name = next((name for sign, name in names.items() if sign in command), None)
+        if name:
+            spent[name] += (int(times[11]) + int(times[12])) * 1000 // os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def test_measure_dashboard(open_notebook):
+    notebook = open_notebook(ALLOCATE, ALONE, SHOW_BOARD, WATCHED)
+    notebook.run(0)
+    alone, watched, lines = [], [], []
+    for _ in range(ROUNDS):
+        notebook.run(1)
+        alone.append(notebook.value("alone"))
+        notebook.run(2)
+        notebook.wait_for_canvas(4)
+        notebook.page.wait_for_timeout(2500)  # idle again
+        notebook.js(MOMENTS)
+        notebook.run(3)
+        notebook.wait_for("labMoments.at(-1)[0] === '100,000'")
+        watched.append(notebook.value("watched"))
+        moments, end = notebook.js("labMoments"), notebook.js("labDoneAt")
+        nr_painted = sum(1 for now, _, is_done in moments if not is_done and now not in ("0", "100,000"))
+        sent, late = notebook.value("sent"), moments[-1][1] - end
+        lines.append(
+            f"{alone[-1]:.3f} s alone, {watched[-1]:.3f} s watched: {sent} frames sent, {nr_painted} moments on the "
+            f"screen before the cell's end, the last one {late:.0f} ms after it"
+        )
+    ratio = median(watched) / median(alone)
+    lines.append(f"median: {median(alone):.3f} s alone, {median(watched):.3f} s watched: {ratio:.2f} times as long")
+    sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+def test_measure_dashboard_frames(open_notebook):
+    notebook = open_notebook(ALLOCATE + FRAMES, "board = lab.watch(a)\nboard", f"await frames({NR_FRAMES})")
+    notebook.run(0)
+    notebook.run(1)
+    notebook.wait_for_canvas(4)
+    notebook.page.wait_for_timeout(2500)
+    start = processor_ms()
+    notebook.run(2)
+    spent = {name: (ms - start[name]) / NR_FRAMES for name, ms in processor_ms().items()}
+    shares = ", ".join(f"{name} {ms:.0f}" for name, ms in sorted(spent.items(), key=lambda item: -item[1]))
+    sys.stdout.write(f"\nms of processor time a frame of 100,000 areas, ten frames a second: {shares}\n")

@@ -281,6 +281,38 @@ live
         notebook.wait_for(f"labColours(0)['{name}'] > 50000")
 
 
+def test_plot_out_of_sight_is_painted_when_it_comes_into_sight(open_notebook):
+    far_below = "import ipywidgets\nlive = LiveFigure(plot)\n"
+    far_below += "ipywidgets.VBox([ipywidgets.Box(layout={'min_height': '3000px'}), live])"
+    notebook = open_notebook(SETUP, far_below)
+    notebook.run(0)
+    notebook.run(1)
+    notebook.wait_for_canvas()
+    scroll = "(labFind((e) => e.matches({!r}))[0].scrollIntoView(), true)"
+    notebook.js(scroll.format("canvas"))
+    notebook.wait_for(f"labColours(0)['{BLUE}'] > 5000")
+    notebook.js(scroll.format(".jp-InputArea"))
+    notebook.wait_for("labCanvases()[0].getBoundingClientRect().top > innerHeight")
+    notebook.execute("live.frame({source: columns(1, n=2)})")
+    notebook.wait_for_value("live.acked == live._seq")
+    assert notebook.js(SEQ) == 1
+    assert notebook.colours()[BLUE] > 5000
+    notebook.js(scroll.format("canvas"))
+    notebook.wait_for(f"labColours(0)['{BLUE}'] < 5000")
+
+
+def test_axis_makes_room_for_longer_numbers_when_frames_pause(open_notebook):
+    notebook = open_notebook(SETUP, SHOW)
+    notebook.run(0)
+    notebook.run(1)
+    notebook.wait_for_canvas()
+    left = "labModels().filter(([, m]) => m.name === 'plot').map(([doc, m]) => doc.views_manager.find_one(m))"
+    left += "[0].frame.bbox.left"
+    before = notebook.js(left)
+    notebook.execute("live.frame({}, {plot.y_range: {'end': 3_000_000_000}})")
+    notebook.wait_for(f"{left} > {before}")
+
+
 def test_error_of_a_producer_is_shown_and_taken_away(open_notebook):
     produce = """
 class State:
