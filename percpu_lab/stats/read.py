@@ -145,6 +145,7 @@ class _Reader:
     def _values(self) -> _Values:
         """Read the lines of a block; something else than a value ends it."""
         values: _Values = []
+        seen: set[str] = set()
         while self.at < len(self._lines) and self._lines[self.at][1]:
             number, line = self._lines[self.at]
             if line.startswith(("Chunk", "Global Stats:", "Per Chunk Stats:")):
@@ -152,8 +153,9 @@ class _Reader:
             match = _VALUE.fullmatch(line)
             if match is None or not _LEAST <= int(match[2]) < _LIMIT:
                 self._fail(f"{line[:80]!r} found where a value should be")
-            if any(label == match[1] for _, label, _ in values):
+            if match[1] in seen:
                 self._fail(f"a second value of {match[1]}")
+            seen.add(match[1])
             values.append((number, match[1], int(match[2])))
             self.at += 1
         return values

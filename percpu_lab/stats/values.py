@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from html import escape
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import LabError
@@ -168,7 +170,7 @@ class PercpuStats:
         global_stats: the counters.
         chunks: the blocks in the order of the file.
         layout: how a kernel prints it, one of kernels.STATS_LAYOUTS.
-        unknown: lines with labels that no known kernel prints.
+        unknown: lines with labels that no known kernel prints, in the order of the file.
     """
 
     alloc_info: AllocInfoStats
@@ -195,9 +197,10 @@ class PercpuStats:
     def _block(self, line: str, values: Any, number: int) -> list[str]:
         """Print the counters of a block and the empty line behind it."""
         lines = [line % (label, getattr(values, label)) for label in labels(values)]
-        for unknown in self.unknown:
-            if unknown.block == number:
-                lines.insert(unknown.position, line % (unknown.label, unknown.value))
+        # the unknown lines stand in the order of the file
+        start, end = (bisect(self.unknown, number, key=attrgetter("block")) for bisect in (bisect_left, bisect_right))
+        for unknown in self.unknown[start:end]:
+            lines.insert(unknown.position, line % (unknown.label, unknown.value))
         return [*lines, ""]
 
     @classmethod
