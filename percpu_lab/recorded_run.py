@@ -29,7 +29,7 @@ from .units import PAGE_SIZE
 if TYPE_CHECKING:
     from .traces.recording import Recording
 
-_NR_SAMPLES = 400
+_NR_SAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)

@@ -404,3 +404,14 @@ def test_hashed_addresses_of_a_recording_that_begins_in_the_middle_leave_the_fir
     text = alloc_line(1, 0x1234, 0) + alloc_line(2, 0x5678, 0)
     assert not Rebuilt.of(read_trace_text(text)).first_is_certain
     assert Rebuilt(open_trace(REAL / "folders" / "deb61-smp4-boot")).first_is_certain
+
+
+@given(calls)
+def test_samples_over_time_are_those_of_snapshots(calls: list[Call]) -> None:
+    rebuilt = rebuilt_from(calls)
+    rows = np.arange(len(calls) + 1)
+    history = rebuilt.history(rows)
+    for row in rows.tolist():
+        chunks, chosen = rebuilt.snapshot(row).chunks, history["op"] == row
+        for name in ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc"):
+            assert history[name][chosen].tolist() == getattr(chunks, name).tolist()

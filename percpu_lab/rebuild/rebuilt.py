@@ -33,7 +33,7 @@ from .holders import Holders, Names, holders, names_of
 from .log import check_fit, cuts, join
 from .space import Space, highest_end
 from .tables import area_table, chunk_table, counters
-from .tiles import InUse, tiled
+from .tiles import InUse, free_areas, tiled
 from .walk import NEVER, Walk
 
 if TYPE_CHECKING:
@@ -214,11 +214,9 @@ class Rebuilt:
             names: of each row of the AreaTable.
             op, version: of the Snapshot.
         """
-        alive, live = self.chunks_at(row), self.live(row)
-        table, ordinals = self.areas, self.chunks.ordinal[alive]
-        live = live[np.isin(table.chunk[live], alive)]
-        chunk = np.searchsorted(alive, table.chunk[live])
-        in_use = InUse(chunk, table.off[live], table.size[live], table.requested[live], names[live])
+        alive = self.chunks_at(row)
+        ordinals = self.chunks.ordinal[alive]
+        in_use = self._in_use(row, alive, names)
         areas = tiled(self.space, ordinals.tolist(), in_use)
         free, largest, sum_frag, max_frag = free_sums(areas.chunk, areas.size_bytes, areas.kind, len(alive))
         unknown = np.full(len(alive), UNKNOWN, np.int64)
@@ -232,7 +230,7 @@ class Rebuilt:
             contig_hint=unknown,
             largest_free_bytes=largest,
             first_free_off=unknown,
-            nr_alloc=np.bincount(chunk, minlength=len(alive)),
+            nr_alloc=np.bincount(in_use.chunk, minlength=len(alive)),
             nr_populated=unknown,
             sum_frag=sum_frag,
             max_frag=max_frag,
@@ -240,6 +238,14 @@ class Rebuilt:
         nothing = np.zeros(0, np.int64)
         pages = RunColumns(nothing, nothing, nothing)
         return Snapshot(op, version, self.space.unit, chunks, areas, pages, self.totals(row))
+
+    def _in_use(self, row: int, alive: Ints, names: Ints) -> InUse:
+        """What is live before a row, by rows of the chunks that exist then."""
+        table, live = self.areas, self.live(row)
+        place = np.full(len(self.chunks), -1)
+        place[alive] = np.arange(len(alive))
+        chunk = place[table.chunk[live]]
+        return InUse(chunk, table.off[live], table.size[live], table.requested[live], names[live])
 
     def totals(self, row: int) -> Totals:
         """Count what was recorded before a row; calls that were not recorded are missing."""
@@ -289,8 +295,16 @@ class Rebuilt:
         Args:
             rows: of the trace, ascending.
         """
-        chunks = [self.snapshot(row).chunks for row in rows.tolist()]
+        samples = [self._sample(row) for row in rows.tolist()]
         names = ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc", "nr_populated")
-        return {"op": np.repeat(rows, [len(part) for part in chunks])} | {
-            name: np.concatenate([getattr(part, name) for part in chunks]) for name in names
-        }
+        columns = map(np.concatenate, zip(*samples, strict=True))
+        return {"op": np.repeat(rows, [len(sample[0]) for sample in samples])} | dict(zip(names, columns, strict=True))
+
+    def _sample(self, row: int) -> tuple[Ints, ...]:
+        """A snapshot's numbers of chunks, without its areas."""
+        alive = self.chunks_at(row)
+        ordinals = self.chunks.ordinal[alive]
+        in_use = self._in_use(row, alive, self.areas.birth)
+        chunk, _, size, kind = free_areas(self.space, ordinals.tolist(), in_use)
+        nr_alloc = np.bincount(in_use.chunk, minlength=len(alive))
+        return ordinals, *free_sums(chunk, size, kind, len(alive)), nr_alloc, np.full(len(alive), UNKNOWN)

@@ -39,7 +39,7 @@ def tiled(space: Space, ordinals: list[int], areas: InUse) -> AreaColumns:
         ordinals: of the chunks, by row.
         areas: in use.
     """
-    gaps = _gaps(space, ordinals, areas)
+    gaps = free_areas(space, ordinals, areas)
     fixed = np.array(
         [(row, *piece) for row, k in enumerate(ordinals) for piece in space.fixed(k)], np.int64
     ).reshape(-1, 4).T  # fmt: skip
@@ -55,8 +55,8 @@ def tiled(space: Space, ordinals: list[int], areas: InUse) -> AreaColumns:
     return AreaColumns(*(column[order] for column in (chunk, off, size, requested, birth, kind.astype(np.uint8))))
 
 
-def _gaps(space: Space, ordinals: list[int], areas: InUse) -> tuple[Ints, Ints, Ints, Ints]:
-    """Row of the chunk, offset, size and kind of each free area."""
+def free_areas(space: Space, ordinals: list[int], areas: InUse) -> tuple[Ints, Ints, Ints, Ints]:
+    """Give row of the chunk, offset, size and kind of each free area: the holes in order, then the ends of chunks."""
     rows = np.arange(len(ordinals))
     start, end = np.array([space.bounds(k) for k in ordinals], np.int64).reshape(-1, 2).T
     is_first = np.diff(areas.chunk, prepend=-1) != 0

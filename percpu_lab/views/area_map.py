@@ -342,7 +342,8 @@ switch (format) {
   case "place": return `offset ${n(at("off"))} in chunk ${at("ordinal") < 0 ? "reserved" : at("ordinal")}`;
   case "size": return `${n(at("size"))} bytes` + (used ? `, ${n(at("requested"))} asked for` : "");
   case "allocated": return used ? since(at("id"), `${n(at("age"))} ops ago`) + origin(i) : "-";
-  case "address": return cpus.data.cpu.length === 0 ? "not recorded" : Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 2).map(address).join(", ")
+  case "address": if (cpus.data.cpu.length === 0) return "not recorded";
+    return Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 2).map(address).join(", ")
     + (cpus.data.cpu.length > 2 ? `, and ${cpus.data.cpu.length - 2} more` : "");
 }
 """
