@@ -58,6 +58,7 @@ def test_around_goes_from_a_begin_to_its_end() -> None:
     found = around(STORY, "BEGIN nets")
     assert (found.row, found.after, found.before, found.end_marker) == (1, (1, 7), (0, 1), "END nets")
     assert (found.live_change, found.live_change_bytes) == (2, 144)
+    assert found.peak_change == 3
     assert (found.nr_create, found.nr_destroy, found.nr_fail) == (1, 0, 1)
     assert [(row.call_site, row.live_change, row.live_change_bytes) for row in found.rows] == [
         ("net+0x0/0x1", 3, 208),
@@ -75,6 +76,15 @@ def test_around_another_marker_goes_to_the_next_one() -> None:
 def test_around_an_unknown_marker_names_those_there_are() -> None:
     with pytest.raises(RequestError, match=r"no marker has 'disk' in it.*'BEGIN nets 8'"):
         around(STORY, "disk")
+
+
+@pytest.mark.parametrize("ask", [phases, consistency, lambda s: around(s, "x"), lambda s: diff(Moment(s, 1), s)])
+def test_the_past_of_a_run_whose_ring_was_too_small_is_refused(ask: Any) -> None:
+    a = lab.Allocator(trace_events=16)
+    kept = [a.alloc_percpu(8) for _ in range(40)]
+    with pytest.raises(RequestError, match="no marker|trace_events larger"):
+        ask(a)
+    assert kept
 
 
 # --- differences --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from ..units import format_bytes
 from .answer import Answer
 from .ledger import Ledger
 from .subject import Subject
-
-if TYPE_CHECKING:
-    from ..views.static import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +56,11 @@ class Phases(Answer):
         """Give the answer in one sentence."""
         if len(self.rows) < 2:
             return "the recording has no markers"
-        most = max(self.rows, key=lambda row: abs(row.live_change_bytes))
+        most = max(self.rows[1:], key=lambda row: abs(row.live_change_bytes))
         change = _signed(most.live_change_bytes)
         return (
             f"{count(len(self.rows) - 1, 'marker')}; live bytes changed most behind {most.marker!r}: {change} per CPU"
         )
-
-    def picture(self) -> Picture | None:
-        """Draw the live areas, with a step at each marker."""
-        from .pictures import steps
-
-        levels = np.cumsum([0, *(row.live_change for row in self.rows)]).tolist()
-        ends = [*(row.row for row in self.rows), self.rows[-1].row if self.rows else 0]
-        return steps("Live areas at each marker", [("live areas", ends, levels)], "row of the trace", "areas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +94,7 @@ class Around(Answer):
         before, after: rows compared: [start, row) and [row, end).
         end_marker: what ends the rows behind it; empty for the end of the recording.
         live_change, live_change_bytes: of all call sites.
+        peak_change: the most areas live on the way, more than at the marker.
         nr_fail, nr_create, nr_destroy: events behind the marker.
     """
 
@@ -115,6 +105,7 @@ class Around(Answer):
     end_marker: str
     live_change: int
     live_change_bytes: int
+    peak_change: int
     nr_fail: int
     nr_create: int
     nr_destroy: int
@@ -123,6 +114,7 @@ class Around(Answer):
         """Give the answer in one sentence."""
         until = f"until {self.end_marker!r}" if self.end_marker else "until the end"
         parts = [f"{self.live_change:+,} live areas ({_signed(self.live_change_bytes)} per CPU)"]
+        parts += [f"{self.peak_change:+,} at most on the way"] if self.peak_change > max(self.live_change, 0) else []
         for nr, word in ((self.nr_create, "chunk made"), (self.nr_destroy, "chunk gone"), (self.nr_fail, "failure")):
             parts += [count(nr, word, word.replace("chunk", "chunks") if "chunk" in word else "")] if nr else []
         return f"from {self.marker!r} {until}: {', '.join(parts)}"
@@ -133,8 +125,12 @@ def phases(subject: Any) -> Phases:
 
     Args:
         subject: a Recording or a trace.
+
+    Raises:
+        RequestError: no events were kept.
     """
     whole = Subject.of(subject)
+    whole.events("phases")
     ledger = whole.ledger
     markers = list(getattr(whole.trace, "markers", ()))
     starts = [("(start)", None, 0), *((marker.text, marker.line, marker.row) for marker in markers)]
@@ -168,7 +164,8 @@ def around(subject: Any, marker: str) -> Around:
     return Around(
         rows=_changes(ledger, start, row, end), marker=found.text, row=row, before=(start, row), after=(row, end),
         end_marker=end_marker, live_change=live[1] - live[0], live_change_bytes=live_bytes[1] - live_bytes[0],
-        nr_fail=nr_fail, nr_create=nr_create, nr_destroy=nr_destroy, **whole.notes(),
+        peak_change=_peak(whole, row, end) - live[0], nr_fail=nr_fail, nr_create=nr_create, nr_destroy=nr_destroy,
+        **whole.notes(),
     )  # fmt: skip
 
 
@@ -186,6 +183,12 @@ def _is_end_of(words: list[str], begin: list[str]) -> bool:
     if not words or not begin or not begin[0].endswith("BEGIN"):
         return False
     return words[0] == begin[0].removesuffix("BEGIN") + "END" and words[1:] == begin[1 : len(words)]
+
+
+def _peak(whole: Subject, start: int, end: int) -> int:
+    """The most areas live at any moment from one row to another."""
+    rebuilt = whole.events("around")
+    return int(rebuilt.counters.nr_live[rebuilt.position(start) : rebuilt.position(end) + 1].max())
 
 
 def _levels(ledger: Ledger, moments: list[int]) -> tuple[list[int], list[int]]:

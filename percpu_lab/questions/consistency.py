@@ -76,12 +76,15 @@ def consistency(subject: Any) -> Consistency:
 
     Args:
         subject: a Recording or a trace.
+
+    Raises:
+        RequestError: no events were kept.
     """
     whole = Subject.of(subject)
-    trace = whole.trace
+    trace = whole.events("consistency").trace
     found = [*_lost(trace), *_contradictions(whole), *_clock(whole), *_phases(trace), *_oddities(whole)]
     found.sort(key=lambda row: (row.weight != "damage", -row.nr))
-    nr_lost = int(trace.lost)
+    nr_lost = trace.lost
     certain = ("frees fire under the allocator's lock, so each must find its allocation before it",)
     silent = "events can be lost without a trace of it, such as when the ring is resized"
     return Consistency(rows=tuple(found), nr_events=len(trace), nr_lost=nr_lost, certain=certain, inferred=(silent,))
@@ -98,8 +101,7 @@ def _lost(trace: Any) -> Iterator[Finding]:
 
 
 def _contradictions(whole: Subject) -> Iterator[Finding]:
-    rebuilt, trace = whole.rebuilt, whole.trace
-    assert rebuilt is not None
+    rebuilt, trace = whole.events("consistency"), whole.trace
     chunks = rebuilt.chunks
     cases = (
         (rebuilt.unmatched_frees, _UNMATCHED, "their areas were allocated before the recording, or unseen"),

@@ -124,7 +124,10 @@ def leaks(subject: Any, *, at: At = None, older_than: float = 0.0) -> Leaks:
         found.append(_suspect(ledger, site, recent & chosen, age, int((levels[1:] < levels[:-1]).sum()), lows))
     found.sort(key=lambda row: (_ORDER.index(row.verdict), -row.live_bytes))
     shown = [row.call_site for row in found if row.call_site in curves][:5]
-    kept = tuple((name, tuple(curves[name][0].tolist()), tuple(curves[name][1].tolist())) for name in shown)
+    kept = tuple(
+        (name, (*curves[name][0].tolist(), moment), (*curves[name][1].tolist(), int(curves[name][1][-1])))
+        for name in shown
+    )
     return Leaks(rows=tuple(found), moment=moment, curves=kept, **_notes(whole.notes(), found))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..views.static import Picture
 _WIDTH_INCHES = 9.0
 _BAR_INCHES = 0.28
 _NAME_LETTERS = 48
+_MAX_TICKS = 7
 
 
 def bars(title: str, names: Sequence[str], values: Sequence[float], unit: str = "bytes") -> Picture | None:
@@ -43,12 +45,12 @@ def steps(title: str, curves: Sequence[tuple[str, Sequence[int], Sequence[int]]]
         return None
     figure = Figure(figsize=(_WIDTH_INCHES, 3.0), layout="constrained")
     axes = figure.subplots()
-    for name, rows, levels in curves:
-        axes.step(rows, levels, where="post", label=_name(name), linewidth=1.4)
+    # handed over one by one: of themselves legends leave out names that begin with an underscore
+    lines = [axes.step(rows, levels, where="post", linewidth=1.4)[0] for _, rows, levels in curves]
     axes.set_xlabel(x, fontsize=8)
     axes.set_ylabel(y, fontsize=8)
     axes.set_ylim(0, None)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.legend(lines, [_name(name) for name, _, _ in curves], fontsize=8, frameon=False, loc="upper left")
     _finish(axes, title, "")
     return Picture(figure, title)
 
@@ -60,7 +62,7 @@ def _name(name: str) -> str:
 
 
 def _finish(axes: Any, title: str, unit: str) -> None:
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     from ..units import format_bytes
 
@@ -68,3 +70,10 @@ def _finish(axes: Any, title: str, unit: str) -> None:
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: format_bytes(v) if unit == "bytes" else f"{v:,.0f}"))
+    if unit == "bytes":
+        axes.xaxis.set_major_locator(MultipleLocator(_step(axes.get_xlim()[1])))
+
+
+def _step(most: float) -> float:
+    """A power of two, of which a few make up the most."""
+    return 2.0 ** math.ceil(math.log2(max(most / _MAX_TICKS, 1.0)))

@@ -134,6 +134,17 @@ class Subject:
         """The events; None where only the live areas are known."""
         return self.rebuilt.trace if self.rebuilt is not None else None
 
+    def events(self, where: str) -> Rebuilt:
+        """Give the events rebuilt.
+
+        Raises:
+            RequestError: they were not kept.
+        """
+        if self.rebuilt is None:
+            remedy = "make trace_events larger, and leave the tracepoints on"
+            raise RequestError("the ring of the trace lost events", where=where, remedy=remedy)
+        return self.rebuilt
+
     @property
     def info(self) -> AllocInfo | None:
         """The geometry, where it is known."""
@@ -195,9 +206,7 @@ class Subject:
         """Give what is where at a moment."""
         if self.engine is not None and at is None:
             return snapshot(self.engine)
-        if self.rebuilt is None:
-            raise RequestError("the ring of the trace lost events", where="at", remedy="make trace_events larger")
-        return self.rebuilt.snapshot(self.moment(at))
+        return self.events("at").snapshot(self.moment(at))
 
     def notes(self) -> Notes:
         """Say what the events of the subject prove, and what they leave open."""

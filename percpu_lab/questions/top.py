@@ -71,7 +71,7 @@ class Top(Answer):
 
         chosen = self.rows[:12]
         return bars(
-            f"Who holds the most, by {self.by.replace('_', ' ')}",
+            f"Who {'holds' if self.is_live else 'asked for'} the most, by {self.by.replace('_', ' ')}",
             [row.who for row in chosen],
             [row.size_bytes for row in chosen],
         )

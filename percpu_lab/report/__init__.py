@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ROWS = 12
 _ODD_LINES = 200
+_KINDS_OF_FAILURE = 3
 _DPI = 90
 
 
@@ -104,6 +105,9 @@ def _sections(whole: Subject) -> Iterator[Section]:
         yield _section(anchor, question, ask(whole), more)
     if whole.recording is not None and whole.review.is_reviewed:
         yield _section("slots", "Which chunks stand in which slot?", q.slots(whole), "slots PATH --at WHEN")
+    for row in _failed_rows(whole):
+        question = f"Why did the request at row {row:,} fail?"
+        yield _section(f"row{row}", question, q.why_failed(whole, row), f"why-failed PATH {row}")
     for chunk in _pinned_chunks(whole):
         question = f"Why is chunk {chunk} not freed?"
         yield _section(f"chunk{chunk}", question, q.why_not_freed(whole, chunk), f"why-not-freed PATH {chunk}")
@@ -118,6 +122,15 @@ def _sections(whole: Subject) -> Iterator[Section]:
 
 def _section(anchor: str, question: str, answer: Answer, more: str) -> Section:
     return Section(anchor, question, answer, _png(answer.picture()), more)
+
+
+def _failed_rows(whole: Subject) -> list[int]:
+    """The first failure of each of the most frequent kinds, of each reason one."""
+    first: dict[str, int] = {}
+    for group in q.failures(whole).rows:
+        if group.first_row is not None:
+            first.setdefault(group.reason, group.first_row)
+    return list(first.values())[:_KINDS_OF_FAILURE]
 
 
 def _pinned_chunks(whole: Subject) -> list[int]:
