@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import questions as questions
     from .allocator import Allocator as Allocator
     from .comparison import compare as compare
     from .comparison import what_if as what_if
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .gfp import GFP_ATOMIC as GFP_ATOMIC
     from .gfp import GFP_KERNEL as GFP_KERNEL
     from .ops import Ops as Ops
+    from .rebuild import Rebuilt as Rebuilt
+    from .rebuild import check_readings as check_readings
     from .recorded_run import RecordedRun as RecordedRun
     from .runs import open_run as open_run
     from .stats import PercpuStats as PercpuStats
@@ -41,8 +44,10 @@ _HOMES = {
     "GFP_KERNEL": "gfp",
     "Ops": "ops",
     "PercpuStats": "stats",
+    "Rebuilt": "rebuild",
     "RecordedRun": "recorded_run",
     "WORKLOADS": "workloads",
+    "check_readings": "rebuild",
     "open_run": "runs",
     "open_trace": "traces.recording",
     "picture": "views.dashboard",
@@ -50,10 +55,13 @@ _HOMES = {
     "watch": "views.dashboard",
     "what_if": "comparison",
 }
-__all__ = sorted(_HOMES)
+_PARTS = ("questions",)  # parts that are used by their name: lab.questions.top(...)
+__all__ = sorted((*_HOMES, *_PARTS))
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
@@ -62,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_PARTS})

@@ -43,7 +43,10 @@ class RunEvents(Events):
 
     def __init__(self, whole: Events, chunk: Ints, birth: Ints, rows: slice, first_seq: int) -> None:
         columns = {name: getattr(whole, name)[rows] for name in RING_COLUMNS}
-        Events.__init__(self, columns | {"chunk": chunk[rows], "birth": birth[rows]}, first_seq, whole.lost)
+        lost = whole.lost
+        if isinstance(whole, RecordedTrace):  # what was lost between events stands among the notes
+            lost = sum(loss.nr_events or 0 for loss in whole.losses if loss.row == 0)
+        Events.__init__(self, columns | {"chunk": chunk[rows], "birth": birth[rows]}, first_seq, lost)
         self._keep("base_addr", whole.base_addr[rows], np.uint64)
         self._keep("ptr", whole.ptr[rows], np.uint64)
         object.__setattr__(self, "whole", whole)

@@ -407,6 +407,18 @@ def test_hashed_addresses_of_a_recording_that_begins_in_the_middle_leave_the_fir
 
 
 @given(calls)
+def test_free_space_is_that_of_all_chunks_but_the_reserved_one(calls: list[Call]) -> None:
+    rebuilt = rebuilt_from(calls)
+    chunks, space = rebuilt.snapshot(len(calls)).chunks, rebuilt.free_space(len(calls))
+    assert (space.free_bytes, space.sum_frag) == (chunks.free_bytes.sum(), chunks.sum_frag.sum())
+    assert (space.largest_free_bytes, space.max_frag) == (chunks.largest_free_bytes.max(), chunks.max_frag.max())
+
+
+def test_free_space_leaves_the_reserved_chunk_out() -> None:
+    assert Rebuilt.of(read_golden_trace(""), Unit(65536, 4096, 8192, 16384, {0: 0})).free_space(0).free_bytes == 16384
+
+
+@given(calls)
 def test_samples_over_time_are_those_of_snapshots(calls: list[Call]) -> None:
     rebuilt = rebuilt_from(calls)
     rows = np.arange(len(calls) + 1)

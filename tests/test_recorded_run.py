@@ -240,6 +240,15 @@ def test_the_cursor_hides_later_notes_and_tells_its_time() -> None:
     ]
 
 
+def test_only_events_lost_before_the_first_are_missing_before_it() -> None:
+    line = "    wl-9   [001] .....     1.500000: percpu_create_chunk: base_addr=0000000000001000\n"
+    runs = [
+        RecordedRun(read_trace_text(text))
+        for text in (f"CPU:2 [LOST 147 EVENTS]\n{line}", f"{line}CPU:2 [LOST 147 EVENTS]\n{line}")
+    ]
+    assert [run.events().lost for run in runs] == [147, 0]
+
+
 def test_what_was_inferred_is_said() -> None:
     free = "percpu_free_percpu: base_addr=0000000000001000 off=64 ptr=0000000000000000"
     text = f"    wl-9   [001] .....     1.500000: {free}\n"

@@ -3,7 +3,7 @@
 from .comparison import Comparison, ReadingCheck, ReadingChecks
 from .holders import Holders, Names
 from .readings import check_readings
-from .rebuilt import LostFrees, Rebuilt
+from .rebuilt import FreeSpace, LostFrees, Rebuilt
 from .space import Space
 from .tables import AreaTable, ChunkTable, Counters
 from .walk import BEFORE, CHUNK_DESTROYED, FREE_LOST, FREED, LIVE, NEVER
@@ -19,6 +19,7 @@ __all__ = [
     "ChunkTable",
     "Comparison",
     "Counters",
+    "FreeSpace",
     "Holders",
     "LostFrees",
     "Names",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..columns import (
+    RESERVED_ORDINAL,
     UNKNOWN,
     ChunkColumns,
     Ints,
@@ -39,7 +40,7 @@ from .walk import NEVER, Walk
 if TYPE_CHECKING:
     from ..traces.recording import Recording
 
-__all__ = ["LostFrees", "Rebuilt"]
+__all__ = ["FreeSpace", "LostFrees", "Rebuilt"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +57,21 @@ class LostFrees:
 
     def __len__(self) -> int:
         return len(self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSpace:
+    """What all chunks but the reserved one have free at a moment, in bytes on each CPU.
+
+    Args:
+        largest_free_bytes: largest free area of any chunk.
+        sum_frag, max_frag: of all holes, and of the largest: free space before the last area of a chunk.
+    """
+
+    free_bytes: int
+    largest_free_bytes: int
+    sum_frag: int
+    max_frag: int
 
 
 class Rebuilt:
@@ -265,6 +281,17 @@ class Rebuilt:
     def live_bytes(self, row: int) -> int:
         """Give the bytes in use on each CPU before a row of the trace."""
         return int(self.counters.live_bytes[self.position(row)])
+
+    def free_space(self, row: int) -> FreeSpace:
+        """Sum up the free space of all chunks before a row of the trace; snapshot() has it chunk by chunk."""
+        ordinals, free, largest, sum_frag, max_frag, _, _ = self._sample(row)
+        normal = ordinals != RESERVED_ORDINAL
+        return FreeSpace(
+            int(free[normal].sum()),
+            int(largest[normal].max(initial=0)),
+            int(sum_frag[normal].sum()),
+            int(max_frag[normal].max(initial=0)),
+        )
 
     # --- who holds it ---------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ def _finish(axes: Any, text: str) -> None:
         words.set_color(text)
 
 
-def _heading(axes: Any, title: str, status: str, width: int = 170) -> None:
+def _heading(axes: Any, title: str, status: str, width: int = 145) -> None:
     lines = [title, *textwrap.wrap(status, width, break_long_words=False)]
     # a dollar sign would begin a formula
     axes.set_title("\n".join(lines).replace("$", r"\$"), loc="left", fontsize=9)
