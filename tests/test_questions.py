@@ -105,6 +105,11 @@ def test_top_refuses_another_key_and_a_moment_that_is_not_there() -> None:
         top(TWO_SITES, at="nets")
 
 
+def test_questions_are_a_part_of_the_package_that_needs_no_import() -> None:
+    assert lab.questions.top is top
+    assert "questions" in dir(lab)
+
+
 def test_questions_refuse_what_has_no_areas() -> None:
     with pytest.raises(RequestError, match="no question can be asked of 'int'"):
         top(3)

@@ -82,7 +82,7 @@ def test_around_an_unknown_marker_names_those_there_are() -> None:
 def test_the_past_of_a_run_whose_ring_was_too_small_is_refused(ask: Any) -> None:
     a = lab.Allocator(trace_events=16)
     kept = [a.alloc_percpu(8) for _ in range(40)]
-    with pytest.raises(RequestError, match="no marker|trace_events larger"):
+    with pytest.raises(RequestError, match=r"no marker|trace_events larger"):
         ask(a)
     assert kept
 
