@@ -77,8 +77,9 @@ def test_conda_environment_asks_for_what_the_project_asks_for() -> None:
     assert pip == {"pip": ["--editable .[fast,test]"]}
 
 
-def test_core_dependencies_are_the_five() -> None:
-    assert set(names_and_bounds(PROJECT["dependencies"])) == {"anywidget", "bokeh", "ipywidgets", "matplotlib", "numpy"}
+def test_core_dependencies_are_these_six() -> None:
+    wanted = {"anywidget", "bokeh", "ipywidgets", "jinja2", "matplotlib", "numpy"}
+    assert set(names_and_bounds(PROJECT["dependencies"])) == wanted
 
 
 def test_readme_example_does_what_it_says() -> None:
