@@ -11,6 +11,8 @@ import pytest
 
 from percpu_lab.core import layout as L
 from percpu_lab.rebuild import Comparison, ReadingCheck, Rebuilt, check_readings
+from percpu_lab.rebuild.blocks import blocks
+from percpu_lab.stats.values import labels
 from percpu_lab.traces.recording import Recording, StatsReading, open_trace
 
 REAL = Path(__file__).parent / "data" / "real"
@@ -158,6 +160,38 @@ def test_an_allocation_whose_event_comes_late_is_counted_with_the_file(recording
             break
     else:
         pytest.fail("no reading comes right after an allocation")
+
+
+def reading_at(recording: Recording, rebuilt: Rebuilt, row: int) -> StatsReading:
+    """What percpu_stats would have said at a row, by the events before it."""
+    model = recording.stats[-1]
+    totals = rebuilt.totals(row)
+    counted = {name: getattr(totals, name) for name in labels(model.stats.global_stats) if hasattr(totals, name)}
+    counters = replace(model.stats.global_stats, empty_pop_pages=0, **counted)
+    kinds = {0: "first", -1: "reserved"}
+    chunks = tuple(
+        replace(model.stats.chunks[0], kind=kinds.get(block.ordinal, "plain"), **block.values)
+        for block in blocks(rebuilt, row, np.zeros(0, np.int64))
+    )
+    return replace(model, stats=replace(model.stats, global_stats=counters, chunks=chunks), rows=(row, row))
+
+
+def test_an_allocation_whose_event_comes_behind_those_of_others_is_found(
+    recording: Recording, rebuilt: Rebuilt
+) -> None:
+    trace = recording.trace
+    is_alloc = trace.event == L.EVENT_ALLOC
+    row = next(
+        row for row in range(2000, len(trace) - 3)
+        if is_alloc[row : row + 3].all() and len(set(trace.size[row : row + 3].tolist())) == 3
+    )  # fmt: skip
+    reading = replace(reading_at(recording, rebuilt, row + 1), rows=(row, row))
+    order = np.arange(len(trace))
+    order[row : row + 3] = [row + 1, row + 2, row]
+    names = [name for name in trace.__dataclass_fields__ if hasattr(getattr(trace, name), "dtype")]
+    late = replace_trace(recording, {name: np.array(getattr(trace, name))[order] for name in names})
+    check = check_of(late, Rebuilt(late), reading)
+    assert (check.row, check.nr_late, check.is_equal) == (row, 1, True)
 
 
 def test_a_failed_request_that_had_been_placed_explains_a_pair_of_counts(recording: Recording) -> None:

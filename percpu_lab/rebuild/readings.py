@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ _HINTS = {"first_bit", "contig_bytes", "contig_hint"}
 _MAX_CANDIDATES = 64
 _MAX_LATE = 16
 _MAX_PLACED = 1 << 30
+_MAX_REORDERED, _MAX_FOLLOWING = 3, 10
 
 
 def check_readings(recording: Recording, rebuilt: Rebuilt) -> ReadingChecks:
@@ -101,13 +103,19 @@ class _StatsCheck:
 
     def checked(self) -> ReadingCheck:
         """Compare at the row that agrees best; between two rows if none has the counts of the file."""
-        found = [(row, late, self._comparisons(row, late)) for row, late in self._candidates(0)]
-        found = found or [(row, late, self._comparisons(row, late)) for row, late in self._candidates(_MAX_PLACED)]
-        if not found:
+        found = self._best(self._candidates(0)) or self._best(self._candidates(_MAX_PLACED))
+        if found is not None and _score(found[2])[0] < 0:
+            found = max(found, self._best(self._other_orders()) or found, key=lambda each: _score(each[2]))
+        if found is None:
             return ReadingCheck(self.reading.file, None, 0, tuple(self._within()))
-        row, late, comparisons = max(found, key=lambda each: _score(each[2]))
+        row, late, comparisons = found
         self._learn(row, late)
         return ReadingCheck(self.reading.file, row, len(late), tuple(comparisons))
+
+    def _best(self, candidates: Iterable[tuple[int, Ints]]) -> tuple[int, Ints, list[Comparison]] | None:
+        """The first of the candidates that agree best."""
+        found = [(row, late, self._comparisons(row, late)) for row, late in candidates]
+        return max(found, key=lambda each: _score(each[2]), default=None)
 
     # --- where it was read ---------------------------------------------------------------
 
@@ -126,6 +134,21 @@ class _StatsCheck:
         behind = np.flatnonzero(is_possible & (late > 0) & (late <= _MAX_LATE))
         for at in (exact if len(exact) else behind[::-1])[:_MAX_CANDIDATES].tolist():
             yield start + at + self.rebuilt.first_row, self._next_areas(start + at, int(late[at]))
+
+    def _other_orders(self) -> Iterator[tuple[int, Ints]]:
+        """Rows with the frees of the file, and few allocations whose events come late in an order of their own.
+
+        The event of an allocation may follow those of others that were made later, on other CPUs.
+        """
+        start, end = (self.rebuilt.position(row) for row in self.rows)
+        counted, reported = self.rebuilt.counters, self.reading.stats.global_stats
+        is_freed = counted.nr_dealloc[start : end + 1] + self.missing[1] == reported.nr_dealloc
+        late = reported.nr_alloc - self.missing[0] - counted.nr_alloc[start : end + 1]
+        rows = np.flatnonzero(is_freed & (late > 0) & (late <= _MAX_REORDERED))
+        for at in rows[np.unique(late[rows], return_index=True)[1]].tolist():
+            following = self._next_areas(start + at, _MAX_FOLLOWING)
+            for chosen in combinations(range(len(following)), int(late[at])):
+                yield start + at + self.rebuilt.first_row, following[list(chosen)]
 
     def _nr_failed(self, start: int, end: int) -> Ints:
         """Count the failures recorded before each of some positions."""
