@@ -12,7 +12,7 @@ from tiny_traces import alloc, fail, trace
 import percpu_lab as lab
 from percpu_lab.core import layout as L
 from percpu_lab.errors import RequestError
-from percpu_lab.questions import Subject, failures, slots, verdict, why_failed, why_not_freed
+from percpu_lab.questions import Subject, failures, slots, verdict, waste, why_failed, why_not_freed
 from percpu_lab.review import Review, review
 
 ROOT = Path(__file__).parent
@@ -66,6 +66,15 @@ def test_slots_of_events_alone_are_not_known() -> None:
         slots(trace(alloc(0, 8, 1.0)))
 
 
+def test_waste_of_a_reviewed_recording_counts_the_pages_of_the_model(boot: Subject) -> None:
+    (empty,) = (row for row in waste(boot).rows if row.way == "empty populated pages")
+    assert boot.recording is not None
+    chunks = boot.recording.stats[-1].stats.chunks
+    assert empty.nr == sum(chunk.empty_pop_pages for chunk in chunks)  # type: ignore[union-attr]
+    assert empty.known == "exact"
+    assert waste(boot, at=0).rows[-1].nr is not None
+
+
 # --- why_not_freed --------------------------------------------------------------------------
 
 
@@ -116,6 +125,7 @@ def test_who_pins_a_recorded_chunk_is_told_by_call_site_and_task(boot: Subject) 
     assert found.nr_areas == sum(row.nr_areas for row in found.rows) == 354
     assert found.used_bytes == sum(row.size_bytes for row in found.rows)
     assert found.rows[0].size_bytes >= found.rows[-1].size_bytes
+    assert found.picture() is not None
 
 
 def test_a_chunk_that_is_not_there_is_refused() -> None:

@@ -77,7 +77,7 @@ class Leaks(Answer):
         if not growing:
             backlog = sum(row.nr_live for row in self.rows if row.verdict == "backlog")
             more = (
-                f"; {count(backlog, 'live area')} of call sites that were low again lately: backlog" if backlog else ""
+                f"; {count(backlog, 'live area')} look like backlog: lately there were half as many" if backlog else ""
             )
             return f"no call site grows steadily{more}"
         first = growing[0]

@@ -8,7 +8,7 @@ pages given back  (from v5.14) when the chunk has empty populated pages, a quart
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ..units import PAGE_SIZE, format_bytes
 from ..views._words import chunk_label
 from .answer import Answer
 from .subject import At, Notes, Subject
+
+if TYPE_CHECKING:
+    from ..views.static import Picture
 
 _BOOT = (0, -1)
 
@@ -94,6 +97,14 @@ class WhyNotFreed(Answer):
             return f"{name} is never freed; it holds {held}"
         first = self.rows[0]
         return f"{name} is pinned by {held}, most by {first.call_site} ({format_bytes(first.size_bytes)})"
+
+    def picture(self) -> Picture | None:
+        """Draw who pins the chunk."""
+        from .pictures import bars
+
+        pins = self.rows[:12]
+        title = f"Who pins {chunk_label(self.chunk)}"
+        return bars(title, [f"{pin.call_site} ({pin.task})" for pin in pins], [pin.size_bytes for pin in pins])
 
     def text(self, limit: int = 12) -> str:
         """Write the answer for a terminal, the rules below the table."""
@@ -202,4 +213,7 @@ def _notes(whole: Subject) -> Notes:
     if whole.engine is not None:
         return notes
     inferred = notes["inferred"] + ("the rules are looked at in the model that replays the recorded calls",)
-    return {"certain": (*notes["certain"], "who holds areas in the chunk"), "inferred": inferred}
+    return {
+        "certain": (*notes["certain"], "who holds areas in the chunk follows from the events alone"),
+        "inferred": inferred,
+    }

@@ -118,6 +118,11 @@ class Subject:
             self._review = review(self.recording)
         return self._review
 
+    @property
+    def is_replayed(self) -> bool:
+        """Whether a review was made that has a model of the allocator."""
+        return self._review is not None and self._review.is_reviewed
+
     def engine_at(self, at: At = None) -> Engine | None:
         """Give the allocator as it stood at a moment: the engine itself, or the model that a review replays.
 

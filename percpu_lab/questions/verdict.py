@@ -113,7 +113,7 @@ def _decisions(review: Review) -> str:
     how = f"are what the algorithm decides ({', '.join(parts)})"
     if not forced:
         return f"all {nr:,} placements {how}"
-    return f"{nr - forced:,} of {nr:,} placements {how}; {forced:,} are not explained"
+    return f"{nr - forced:,} of {nr:,} placements {how}; {forced:,} {'is' if forced == 1 else 'are'} not explained"
 
 
 def _failures(review: Review) -> str:

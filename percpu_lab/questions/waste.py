@@ -183,6 +183,8 @@ def _empty(whole: Subject, snap: Snapshot, at: At) -> _Part:
     if whole.engine is not None and at is None:
         nr = _empty_pages_of(whole.engine, whole, snap)
         return _Part(_EMPTY, nr, nr * PAGE_SIZE)
+    if whole.is_replayed:
+        return _empty_in_model(whole, at)
     reading = _reading(whole, at)
     if reading is None:
         return _Part(_EMPTY, None, None, "unknown")
@@ -190,10 +192,23 @@ def _empty(whole: Subject, snap: Snapshot, at: At) -> _Part:
     return _Part(_EMPTY, nr, nr * PAGE_SIZE, "inferred")
 
 
+def _empty_in_model(whole: Subject, at: At) -> _Part:
+    """Pages as the model of a review has them; certain until pages were given back."""
+    engine, until = whole.engine_at(at), whole.review.trusted_until
+    assert engine is not None
+    nr = _counted_empty_pages(engine)
+    is_certain = until is None or whole.moment(at) <= until
+    return _Part(_EMPTY, nr, nr * PAGE_SIZE, "exact" if is_certain else "inferred")
+
+
+def _counted_empty_pages(engine: Engine) -> int:
+    chunks = [*engine.chunks(), *filter(None, [engine.reserved_chunk()])]
+    return sum(chunk.nr_empty_pop_pages for chunk in chunks)
+
+
 def _empty_pages_of(engine: Engine, whole: Subject, snap: Snapshot) -> int:
     if engine.model is BITMAP:  # it counts them
-        chunks = [*engine.chunks(), *filter(None, [engine.reserved_chunk()])]
-        return sum(chunk.nr_empty_pop_pages for chunk in chunks)
+        return _counted_empty_pages(engine)
     populated = int((snap.populated.end_page - snap.populated.first_page).sum())
     return populated - len(_touched(whole, snap) | _static_pages(whole))
 
@@ -250,7 +265,9 @@ def _notes(whole: Subject) -> Notes:
     inferred += (f"events show sizes behind the rounding to {least}: up to {least - 1} bytes of each may be lost",)
     if whole.rebuilt is not None:
         inferred += ("alignment gaps: holes smaller than the alignment of the area behind them",)
-    if whole.recording is not None and whole.info is not None:
+    if whole.is_replayed:
+        inferred += ("empty pages: those of the model that replays the recorded calls",)
+    elif whole.recording is not None and whole.info is not None:
         inferred += ("empty pages: the last reading of meminfo, less the pages in which areas live",)
     certain = notes["certain"] + ("holes and tails cost memory only where a page is populated behind them",)
     return {"certain": certain, "inferred": inferred}
