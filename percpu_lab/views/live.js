@@ -126,6 +126,7 @@ class Figure {
     for (const view of this.views) view.write(); // after the plots: else they would wait for the page to be styled anew
   }
 
+  // Everything once more, with all that is left out while frames come.
   rest() {
     for (const view of this.views) for (const plot of view.plots.values()) this.plots.add(plot);
     this.repaint(true);
@@ -197,6 +198,16 @@ function paintOnly(plot, figure) {
   }
 }
 
+// Bokeh takes colours from the page when it paints: a page that turns dark has to be painted again.
+function watchTheme(figure) {
+  const observer = new MutationObserver(() => {
+    keptStyles.at = -Infinity;
+    figure.rest();
+  });
+  observer.observe(document.body, {attributeFilter: ["data-jp-theme-name", "data-vscode-theme-id"]});
+  return observer;
+}
+
 // ---- a view
 
 class View {
@@ -211,6 +222,7 @@ class View {
     this.sight = new IntersectionObserver((entries) => {
       for (const {target, isIntersecting} of entries) this.see(this.plots.get(target), isIntersecting);
     });
+    this.theme = watchTheme(figure);
     figure.views.add(this);
   }
 
@@ -262,6 +274,7 @@ class View {
   remove() {
     this.figure.views.delete(this);
     this.sight.disconnect();
+    this.theme.disconnect();
     for (const plot of this.plots.values()) this.figure.plots.delete(plot);
     this.doc.views_manager?.clear(); // not only the roots' views: Bokeh adds one for notifications
     this.doc.clear({sync: false});
