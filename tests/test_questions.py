@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,15 @@ def test_leaks_keeps_calls_before_tracing_apart() -> None:
     early = [row for row in rows if row.verdict == "before tracing"]
     assert [row.nr_live for row in early] == [70]
     assert sum(row.nr_live for row in rows) == 354  # nr_cur_alloc of stats/001-boot-end.txt
+
+
+def test_areas_from_before_tracing_are_counted_by_percpu_stats_where_their_calls_were_not_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "boot"
+    shutil.copytree(FOLDERS / "pcs-smp3-boot", folder)
+    (folder / "percpu_early.txt").unlink()
+    assert "percpu_stats counts 70 areas more" in " ".join(top(lab.open_trace(folder)).inferred)
+    assert "still held are not seen" in " ".join(top(TWO_SITES).inferred)
+    assert top(lab.open_trace(FOLDERS / "pcs-smp3-boot")).inferred == ()
 
 
 def test_a_boot_is_no_leak(boot: Recording) -> None:

@@ -213,6 +213,16 @@ class Subject:
             return snapshot(self.engine)
         return self.events("at").snapshot(self.moment(at))
 
+    def _unseen(self) -> str:
+        """Say what is known of areas from before the recording that were not freed in it."""
+        for reading in self.recording.stats if self.recording is not None else ():
+            if reading.rows is None:
+                continue
+            counted = reading.stats.global_stats.nr_cur_alloc
+            nr = counted - len(self.events("notes").live(reading.rows[0]))
+            return f"percpu_stats counts {count(nr, 'area')} more: made before tracing, and not seen here"
+        return "areas made before tracing and still held are not seen: what looks free may be in use"
+
     def notes(self) -> Notes:
         """Say what the events of the subject prove, and what they leave open."""
         certain, inferred = [], []
@@ -229,6 +239,8 @@ class Subject:
                 inferred.append(
                     f"{count(unmatched, 'free')} of areas from before the recording: others from then are not seen"
                 )
+            if self.engine is None and self.rebuilt.early is None:
+                inferred.append(self._unseen())
             if not (lost or unmatched or lost_frees):
                 certain.append("every free belongs to a recorded allocation, and no event is reported lost")
             if self.has_wrappers:
