@@ -97,6 +97,12 @@ def test_top_says_when_call_sites_are_only_wrappers() -> None:
     assert "only tasks" not in " ".join(top(TWO_SITES).certain)
 
 
+def test_questions_can_be_asked_of_a_recorded_run(boot: Recording) -> None:
+    run = lab.RecordedRun.of(boot)
+    assert top(run).rows == top(boot).rows
+    assert leaks(run).rows == leaks(boot).rows
+
+
 def test_top_refuses_another_key_and_a_moment_that_is_not_there() -> None:
     with pytest.raises(RequestError, match="choose from call_site"):
         top(TWO_SITES, "colour")  # type: ignore[arg-type]

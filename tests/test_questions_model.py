@@ -128,6 +128,20 @@ def test_who_pins_a_recorded_chunk_is_told_by_call_site_and_task(boot: Subject) 
     assert found.picture() is not None
 
 
+def test_the_older_engine_gives_nothing_back_but_whole_chunks() -> None:
+    a = lab.Allocator(engine="v4.13-areamap")
+    kept = [a.alloc_percpu(32768) for _ in range(3)]
+    found = why_not_freed(a, 1)
+    assert [rule.name for rule in found.rules] == ["wholly free"]
+    for ptr in kept:
+        a.free_percpu(ptr)
+    assert why_not_freed(a, 1).headline() == "chunk 1 holds no area: balance work is pending, and will destroy it"
+    a.balance()
+    (left,) = (chunk.ordinal for chunk in a.chunks if chunk.ordinal > 0)
+    assert "is the spare" in why_not_freed(a, left).headline()
+    assert [row.nr_empty for row in slots(a).rows if row.chunk == f"chunk {left}"] == [None]
+
+
 def test_a_chunk_that_is_not_there_is_refused() -> None:
     with pytest.raises(RequestError, match="there is no chunk 9"):
         why_not_freed(lab.Allocator(), 9)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny_traces import alloc, fail, free, marker
 
 import percpu_lab
@@ -228,6 +230,26 @@ def test_a_damaged_end_keeps_what_came_before(tmp_path: Path, capsys: pytest.Cap
     path.write_text(TINY[:-70])
     found = run_json(capsys, "consistency", str(path))
     assert found["nr_events"] >= 3
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(
+    cuts=st.lists(st.tuples(st.integers(0, len(TINY)), st.binary(max_size=12)), max_size=4),
+    verb=st.sampled_from(
+        ["consistency", "top", "leaks", "lifetimes", "waste", "phases", "failures", "reserved", "diff"]
+    ),
+)
+def test_whatever_stands_in_a_file_there_is_an_answer_or_one_line(
+    cuts: list[tuple[int, bytes]], verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = TINY.encode()
+    for at, more in cuts:
+        data = data[:at] + more + data[at + len(more) // 2 :]
+    path = tmp_path / "damaged.txt"
+    path.write_bytes(data)
+    status = main([verb, str(path)])
+    out, err = capsys.readouterr()
+    assert (status, bool(out), err.count("\n")) in ((0, True, 0), (1, False, 1))
 
 
 @pytest.mark.parametrize("verb", [["top"], ["review"], ["phases"]], ids=" ".join)

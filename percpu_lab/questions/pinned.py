@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..views.static import Picture
 
 _BOOT = (0, -1)
+_PAGES = "pages given back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,10 @@ class WhyNotFreed(Answer):
     def headline(self) -> str:
         """Give the answer in one sentence."""
         name = chunk_label(self.chunk)
-        unmet = next((rule for rule in self.rules if not rule.is_met), None)
-        why = f": {unmet.text}" if unmet is not None else ""
         if not self.rows:
-            return f"{name} holds no area{why}"
+            to_destroy = [rule for rule in self.rules if not rule.name.startswith(_PAGES)]
+            telling = next((rule for rule in to_destroy if not rule.is_met), to_destroy[-1])
+            return f"{name} holds no area: {telling.text}"
         held = (
             f"{count(self.nr_areas, 'area')}, {format_bytes(self.used_bytes)} per CPU in {count(self.nr_pages, 'page')}"
         )
@@ -203,8 +204,8 @@ def _reclaim_rules(engine: Any, state: Any) -> list[Rule]:
     enough = f"{count(nr_empty, 'empty page')} in it, {quarter} are needed"
     beside = f"{count(others, 'empty page')} elsewhere, more than {PCPU_EMPTY_POP_PAGES_HIGH} are needed"
     return [
-        Rule("pages given back: enough empty pages in it", nr_empty >= quarter and nr_empty > 0, enough),
-        Rule("pages given back: enough elsewhere", others > PCPU_EMPTY_POP_PAGES_HIGH, beside),
+        Rule(f"{_PAGES}: enough empty pages in it", nr_empty >= quarter and nr_empty > 0, enough),
+        Rule(f"{_PAGES}: enough elsewhere", others > PCPU_EMPTY_POP_PAGES_HIGH, beside),
     ]
 
 
