@@ -58,13 +58,14 @@ def test_mix(benchmark: BenchmarkFixture, report: Report, sizes: str, unit: str,
     report(f"random mix, {sizes} sizes", unit, jit, len(ops), f"{len(ops):,} ops, {live:,} live")
 
 
+@pytest.mark.parametrize("unit", MACHINES)
 @pytest.mark.parametrize("name", [*PATTERNS, "benchmark"])
-def test_bitmap(benchmark: BenchmarkFixture, report: Report, name: str) -> None:
+def test_bitmap(benchmark: BenchmarkFixture, report: Report, name: str, unit: str) -> None:
     pytest.importorskip("numba")
     parameters = {"nr_objects": OBJECTS["wait"], "size": 16, "observe": False} if name in PATTERNS else {}
     ops = WORKLOADS[name].build(**parameters)
-    run_in_bulk(benchmark, ops, "64 KiB", "wait", kernel="v6.12-bitmap")
-    report(f"{name}, v6.12", "64 KiB", "wait", len(ops), f"{len(ops):,} ops")
+    run_in_bulk(benchmark, ops, unit, "wait", kernel="v6.12-bitmap")
+    report(f"{name}, v6.12", unit, "wait", len(ops), f"{len(ops):,} ops")
 
 
 @pytest.mark.parametrize(

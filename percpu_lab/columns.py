@@ -417,6 +417,8 @@ def unpopulated(snap: Snapshot) -> RunColumns:
     edges = np.zeros((len(snap.chunks), snap.unit.nr_pages + 1), np.int64)
     edges[runs.chunk, runs.first_page] += 1
     edges[runs.chunk, runs.end_page] -= 1
+    outside = np.flatnonzero(snap.areas.kind == OUTSIDE)  # not the chunk's: nothing is missing there
+    edges[snap.areas.chunk[outside], -(-snap.areas.off_bytes[outside] // PAGE_SIZE)] += 1
     is_empty = np.cumsum(edges, axis=1)[:, :-1] == 0
     return _runs(is_empty & (snap.chunks.nr_populated != UNKNOWN)[:, None])
 

@@ -346,3 +346,11 @@ def test_event_window_reads_what_the_ring_holds(turns):
         shown, held = window.read(engine), engine.events(0)
         assert (shown.first_seq, shown.lost) == (held.first_seq, held.lost)
         assert shown.text("golden") == held.text("golden")
+
+
+def test_what_lies_behind_a_boot_chunk_lacks_no_page() -> None:
+    engine = Engine(Geometry.embed(28672, cpus=2), kernel="v6.12-bitmap", jit="off")
+    assert len(C.unpopulated(C.snapshot(engine))) == 0
+    engine.alloc(32768, 8, False, False)  # a new chunk, of which half has pages
+    gaps = C.unpopulated(C.snapshot(engine))
+    assert list(zip(gaps.first_page.tolist(), gaps.end_page.tolist(), strict=True)) == [(8, 16)]

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..columns import IN_USE, RESERVED_ORDINAL, Columns, EventWindow, Ints, snapshot
+from ..columns import IN_USE, RESERVED_ORDINAL, Columns, EventWindow, Ints, RunColumns, snapshot
 from ..core import layout as L
 from ..errors import LabError
 from ..geometry import Geometry
@@ -24,7 +24,7 @@ from ..models import AREA_MAP, BITMAP
 from ..ops import Ops
 from ..spans import Series, fragmentation_series
 from ..stats import read_stats
-from ..units import KIB
+from ..units import KIB, PAGE_SIZE
 from .settings import Plan
 
 #: what only one of the engines counts
@@ -244,7 +244,15 @@ class ScriptRun:
     def columns(self) -> Columns:
         """Give everything a view needs, at the cursor."""
         with self.lock:
-            return Columns(snapshot(self._engine), self._window.read(self._engine), self.history())
+            snap = snapshot(self._engine)
+            snap = replace(snap, populated=_in_small_pages(snap.populated, self.plan.geometry.info.page_size))
+            return Columns(snap, self._window.read(self._engine), self.history())
+
+
+def _in_small_pages(runs: RunColumns, page_size: int) -> RunColumns:
+    """Count runs of populated pages in pages of 4 KiB, as views do."""
+    factor = page_size // PAGE_SIZE
+    return RunColumns(runs.chunk, runs.first_page * factor, runs.end_page * factor)
 
 
 _COUNTERS = ("chunks_scanned", *(name for names in ONLY.values() for name in names))

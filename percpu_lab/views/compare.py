@@ -34,7 +34,7 @@ from .static import Picture
 COLOURS = (_style.IN_USE, _style.FRAGMENTED, _style.FREE_LINE, _style.CHUNK, _style.FAILURE, _style.NOTE)
 DASHES = ("solid", "dashed", "dotted", "dashdot")  # lines may lie over each other
 MAX_POINTS = 1000  # of a curve
-MAP_HEIGHT = 230
+MAP_HEIGHT = 260
 CURVE_HEIGHT = 170
 
 
@@ -111,6 +111,7 @@ class _Curves:
                 title, height=CURVE_HEIGHT, x_range=x_range, y_range=Range1d(start=0, end=top),
                 x_label="ops done" if k else "", y_label=y_label,
             )  # fmt: skip
+            plot.name = ("fragmentation", "pages")[k]
             _style.show_ops(plot)
             lines = [_line(plot, number, *curves(run)[k]) for number, run in enumerate(self._runs)]
             self._clicked += [plot, *(line.data_source for line in lines)]
