@@ -216,7 +216,7 @@ class AreaMap:
         visible = self._areas_in_sight(snap, rows)
         drawn = visible if len(visible) <= BUDGET else visible[:0]
         sources: dict[ColumnDataSource, Any] = {
-            self._areas: self._area_columns(snap, drawn) | origin_columns(columns, snap.areas.birth[drawn]),
+            self._areas: self._area_columns(snap, drawn, rows) | origin_columns(columns, snap.areas.birth[drawn]),
             self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
             self._rows: _row_columns(snap, _labelled(rows)),
             self._cpus: _cpu_columns(columns),
@@ -241,19 +241,20 @@ class AreaMap:
             return np.arange(first, last)
         return np.asarray(first + np.flatnonzero((off < end) & (off + areas.size_bytes[first:last] > start)))
 
-    def _area_columns(self, snap: Snapshot, drawn: Ints) -> dict[str, Ints]:
+    def _area_columns(self, snap: Snapshot, drawn: Ints, rows: slice) -> dict[str, Ints]:
         areas = snap.areas
         row, off, size = areas.chunk[drawn], areas.off_bytes[drawn], areas.size_bytes[drawn]
         birth, kind = areas.birth[drawn], areas.kind[drawn]
         is_in_use = kind == IN_USE
         start, end = self._x.shown
+        has_edge = (size > EDGE_BYTES * KIB * abs(end - start)) & (rows.stop - rows.start <= MAX_LABELS * 3)
         columns = (
             birth, snap.chunks.ordinal[row], off, size, areas.requested_bytes[drawn],
             np.where(is_in_use, snap.op - birth, 0), np.full(len(drawn), -1, np.int8), kind,
             np.where(is_in_use & (birth & 1 == 1), np.uint8(NR_KINDS), kind), row,
             (off / KIB).astype(np.float32), ((off + size) / KIB).astype(np.float32),
             (row + 0.5 - HALF).astype(np.float32), (row + 0.5 + HALF).astype(np.float32),
-            np.where(size > EDGE_BYTES * KIB * abs(end - start), np.float32(0.9), np.float32(0)),
+            np.where(has_edge, np.float32(0.9), np.float32(0)),
         )  # fmt: skip
         return dict(zip(_AREAS, columns, strict=True))
 

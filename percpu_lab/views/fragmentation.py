@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from bokeh.layouts import column
-from bokeh.models import Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool
+from bokeh.models import Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Label
 
 from ..columns import Columns
@@ -56,6 +56,7 @@ class Fragmentation:
         )  # fmt: skip
         upper.tags = shared.models
         self._time_axis = lower.xaxis[0]
+        upper.yaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
         self._status = _style.add_status(upper)
         self._empty = Label(x=0.5, y=0.5, text=NO_HISTORY_YET, text_align="center", text_font_size="16px")
         upper.add_layout(self._empty)

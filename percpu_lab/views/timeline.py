@@ -38,12 +38,13 @@ BUDGET = 4000
 NR_BINS, NR_ROWS = 420, 220  # of a picture
 MAX_LABELS = 16
 MAX_MARKS = 2000  # of a kind
+MAX_EDGES, MAX_LARGE_MARKS = 48, 60  # more would hide what they frame
 FAILED_LANE = 0.8  # bands high
 
 _AREAS = ("id", "ordinal", "off", "size", "death", "paint", "left", "right", "top", "bottom")
 _BOX = ("left", "right", "top", "bottom")
-_BANDS = ("ordinal", "name", "left", "right", "top", "bottom", "now", "unit")
-_MARKS = ("op", "y", "ordinal", "size", "reason")
+_BANDS = ("ordinal", "name", "left", "right", "top", "bottom", "now", "unit", "edge")
+_MARKS = ("op", "y", "ordinal", "size", "reason", "pixels")
 _NOTES = ("op", "y", "text", "label", "colour")
 _SYMBOLS = {L.EVENT_FAIL: "x", L.EVENT_CREATE: "cross", L.EVENT_DESTROY: "dash"}
 
@@ -99,7 +100,7 @@ class Timeline:
         shared.focus.js_on_change("data", CustomJS(args={"ticker": self._ticker}, code="ticker.change.emit()"))
 
     def _add_glyphs(self, plot: _style.Plot) -> None:
-        plot.quad(*_BOX, source=self._band_rows, fill_color=_style.FREE, line_color=_style.NOTE, line_alpha=0.4)
+        plot.quad(*_BOX, source=self._band_rows, fill_color=_style.FREE, line_color=_style.NOTE, line_alpha="edge")
         codes = LinearColorMapper(palette=_style.lifetime_palette(), low=-0.5, high=255.5)
         plot.image(
             "image", x="x", y="y", dw="dw", dh="dh", source=self._image, color_mapper=codes, origin="bottom_left"
@@ -125,7 +126,7 @@ class Timeline:
         for event, marker in _SYMBOLS.items():
             colour = _style.FAILURE if event == L.EVENT_FAIL else _style.CHUNK
             glyph = plot.scatter(
-                "op", "y", source=self._marks[event], marker=marker, size=11, line_width=2.5, color=colour
+                "op", "y", source=self._marks[event], marker=marker, size="pixels", line_width=2.5, color=colour
             )
             entries.append((words[event], _style.add_sample(plot, colour)))
             self._mark_tips.append(_mark_hover(glyph, event, words[event]))
@@ -238,7 +239,8 @@ def _band_columns(lives: Lifetimes) -> dict[str, Any]:
     row = np.arange(nr_bands)
     now, unit = np.full(nr_bands, lives.now), np.full(nr_bands, lives.unit.unit_size)
     names = [chunk_label(ordinal) for ordinal in lives.bands.tolist()]
-    columns = (lives.bands, names, lives.band_birth, lives.band_death, row + high, row + low, now, unit)
+    edge = np.full(nr_bands, 0.4 if nr_bands <= MAX_EDGES else 0.0, np.float32)
+    columns = (lives.bands, names, lives.band_birth, lives.band_death, row + high, row + low, now, unit, edge)
     return dict(zip(_BANDS, columns, strict=True))
 
 
@@ -248,7 +250,8 @@ def _mark_columns(lives: Lifetimes, event: int, lane: float) -> dict[str, Ints]:
     rows = rows[:: max(-(-len(rows) // MAX_MARKS), 1)]
     ordinal = marks.ordinal[rows]
     y = np.full(len(rows), lane) if event == L.EVENT_FAIL else np.searchsorted(lives.bands, ordinal) + 0.5
-    columns = (marks.op[rows], y, ordinal, marks.size_bytes[rows], marks.reason[rows])
+    pixels = np.full(len(rows), 11 if len(rows) <= MAX_LARGE_MARKS else 4, np.float32)
+    columns = (marks.op[rows], y, ordinal, marks.size_bytes[rows], marks.reason[rows], pixels)
     return dict(zip(_MARKS, columns, strict=True))
 
 
