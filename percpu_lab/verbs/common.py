@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ..plain import one_line
@@ -15,6 +16,7 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 Verbs = Any  # what ArgumentParser.add_subparsers returns; argparse keeps the type to itself
 Run = Callable[[argparse.Namespace], int]
 
+_SECONDS_BETWEEN = 0.1  # two lines of progress
 PATH_HELP = "folder of a recording, trace file (.gz too, trace.dat too), or - for standard input"
 
 
@@ -86,11 +88,14 @@ class Progress:
     def __init__(self, what: str) -> None:
         self._what = one_line(what)
         self._shown = ""
+        self._next = 0.0
+        self._is_seen = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._next = 0.0
         self._show("")
 
     def reading(self, nr_done: int, nr_all: int | None) -> None:
@@ -103,8 +108,9 @@ class Progress:
         self._show(f"{self._what}: {nr_done:,} of {nr_all:,} events")
 
     def _show(self, text: str) -> None:
-        if text == self._shown or not sys.stderr.isatty():
+        if not self._is_seen or text == self._shown or perf_counter() < self._next:
             return
         sys.stderr.write(f"\r{text.ljust(len(self._shown))}" if text else f"\r{' ' * len(self._shown)}\r")
         sys.stderr.flush()
         self._shown = text
+        self._next = perf_counter() + _SECONDS_BETWEEN
