@@ -40,7 +40,8 @@ from .shared import ORIGIN, FollowedRange, Shared, add_outlines, on_hover, on_ta
 
 BUDGET = 4000  # areas drawn one by one
 MAX_BINS, MIN_BINS, MAX_PIXELS = 640, 320, 100_000  # of a picture
-MAX_LABELS = 16  # rows that have room for text
+MAX_LABELS = 16  # rows that are told apart
+MAX_TEXTS = 11  # lines of text that have room beside them
 MAX_GRID_PAGES = 64  # in sight, or the grid would be a grey
 EDGE_BYTES = 1 / 160  # of the width in sight: wide enough for an outline
 LEAST_ROWS = 4  # room for chunks to come
@@ -319,7 +320,7 @@ def _search_columns(snap: Snapshot, rows: slice) -> dict[str, Ints]:
 
 def _labelled(rows: slice) -> range:
     """The rows that get text: all, or every so many."""
-    return range(rows.start, rows.stop, max(-(-(rows.stop - rows.start) // MAX_LABELS), 1))
+    return range(rows.start, rows.stop, max(-(-(rows.stop - rows.start) // MAX_TEXTS), 1))
 
 
 _TEXT = "return tick < 0 ? heading : (rows.data[name][Math.floor(tick)] ?? '')"

@@ -36,7 +36,7 @@ from .shared import ORIGIN, STILL_IN_USE, FollowedRange, Shared, add_outlines, o
 
 BUDGET = 4000
 NR_BINS, NR_ROWS = 420, 220  # of a picture
-MAX_LABELS = 16
+MAX_LABELS = 11  # lines of text that have room beside the bands
 MAX_MARKS = 2000  # of a kind
 MAX_EDGES, MAX_LARGE_MARKS = 48, 60  # more would hide what they frame
 FAILED_LANE = 0.8  # bands high
