@@ -400,6 +400,13 @@ def test_true_addresses_tell_the_first_chunk_from_one_that_was_met_before_it() -
     assert rebuilt.first_is_certain
 
 
+def test_where_no_chunk_can_be_the_first_it_is_there_and_nothing_is_guessed() -> None:
+    rebuilt = Rebuilt.of(read_trace_text(alloc_line(1, 0x9000, 20480)), Unit(65536, 4096, 0, 16384, {0: 0}))
+    assert rebuilt.event_ordinal.tolist() == [1]
+    assert rebuilt.snapshot(1).chunks.ordinal.tolist() == [0, 1]
+    assert rebuilt.first_is_certain
+
+
 def test_hashed_addresses_of_a_recording_that_begins_in_the_middle_leave_the_first_chunk_a_guess() -> None:
     text = alloc_line(1, 0x1234, 0) + alloc_line(2, 0x5678, 0)
     assert not Rebuilt.of(read_trace_text(text)).first_is_certain

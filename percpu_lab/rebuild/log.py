@@ -117,7 +117,7 @@ class _Boot:
         reserved = next((k for k in unborn if self._is_reserved(k)), _NOBODY)
         candidates = [k for k in unborn if k != reserved and self._fits_first(k)]
         exact = [k for k in candidates if self._has_first_address(k)]
-        is_certain = len(exact) == 1 or (not exact and self._begins_at_boot())
+        is_certain = not candidates or len(exact) == 1 or (not exact and self._begins_at_boot())
         return next(iter(exact or candidates), _NOBODY), reserved, is_certain
 
     def _of_ordinal(self, ordinal: int) -> int:
