@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_traces import alloc, fail, trace
 
 import percpu_lab as lab
 from percpu_lab.core import layout as L
 from percpu_lab.errors import RequestError
-from percpu_lab.questions import Subject, failures, slots, verdict, waste, why_failed, why_not_freed
+from percpu_lab.questions import Subject, decisions, explain, failures, slots, verdict, waste, why_failed, why_not_freed
 from percpu_lab.review import Review, review
+from percpu_lab.traces.early import with_columns
+from percpu_lab.traces.recorded import RecordedTrace
 
 ROOT = Path(__file__).parent
 BOOT = ROOT / "data" / "real" / "folders" / "pcs-smp3-boot"
@@ -229,6 +233,54 @@ def test_a_row_that_did_not_fail_is_refused() -> None:
         why_failed(trace(alloc(0, 8, 1.0)))
 
 
+# --- decisions --------------------------------------------------------------------------------
+
+
+def test_decisions_add_up(reviewed: Review, boot: Subject) -> None:
+    for subject, nr in ((reviewed, 4862), (boot, 380)):
+        found = decisions(subject)
+        assert found.nr_decisions == nr == sum(row.nr for row in found.rows)
+        assert found.nr_exact + found.nr_reordered + found.nr_learned + found.nr_forced == nr
+        for row in found.rows:
+            assert row.nr == 1 or row.verdict != "forced"
+
+
+def test_one_that_is_not_explained_is_listed_with_what_the_model_wants(boot: Subject) -> None:
+    assert boot.recording is not None
+    broken = replace(boot.recording, early=None, trace=_moved(boot.recording.trace))
+    found = decisions(review(broken, jit="off"))
+    forced = [row for row in found.rows if row.verdict == "forced"]
+    assert len(forced) == found.nr_forced > 0
+    assert "the model wants" in forced[0].cause
+    assert "not explained" in found.headline()
+
+
+def _moved(recorded: RecordedTrace) -> RecordedTrace:
+    """The same trace with its last area at a place that no allocator would choose."""
+    last = int(np.flatnonzero(recorded.event == L.EVENT_ALLOC)[-1])
+    off = recorded.off.copy()
+    off[last] = 30000
+    return with_columns(recorded, off=off)
+
+
+def test_a_decision_is_opened(boot: Subject) -> None:
+    assert boot.recording is not None
+    trace = boot.recording.trace
+    row = int(np.flatnonzero(trace.event == L.EVENT_ALLOC)[-1])
+    found = explain(boot, row)
+    assert found.recorded == (0, int(trace.off[row])) == found.decided
+    assert (found.row, found.line) == (row, int(trace.line[row]))
+    assert found.rows[-1].off == trace.off[row]
+    assert explain(boot, -70).line is None
+
+
+def test_a_free_is_no_decision(boot: Subject) -> None:
+    assert boot.recording is not None
+    row = int(np.flatnonzero(boot.recording.trace.event == L.EVENT_FREE)[0])
+    with pytest.raises(RequestError, match="is no request"):
+        explain(boot, row)
+
+
 # --- verdict ------------------------------------------------------------------------------
 
 
@@ -246,7 +298,9 @@ def test_a_verdict_says_what_matters(boot: Subject) -> None:
     assert "354 areas" in text
 
 
-@pytest.mark.parametrize("ask", [slots, failures, verdict, lambda s: why_not_freed(s, 0)])
+@pytest.mark.parametrize(
+    "ask", [slots, failures, verdict, decisions, lambda s: explain(s, 3), lambda s: why_not_freed(s, 0)]
+)
 def test_these_answers_print_and_become_json(ask: Any, boot: Subject) -> None:
     answer = ask(boot)
     assert json.loads(json.dumps(answer.as_json()))["answer"] == answer.headline()

@@ -58,7 +58,7 @@ def test_the_page_says_the_verdict_first(page: Page) -> None:
 @pytest.mark.parametrize(
     "words",
     ["Can the recording be trusted?", "Who leaks", "Which requests failed", "What is lost", "which slot?",
-     "What changed from stats/000-00-init-first.txt", "Odd lines", "certain:", "inferred:"],
+     "Are the decisions", "What changed from stats/000-00-init-first.txt", "Odd lines", "certain:", "inferred:"],
 )  # fmt: skip
 def test_the_page_answers_the_questions(words: str, page: Page) -> None:
     assert words in page.text

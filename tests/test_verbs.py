@@ -31,7 +31,7 @@ TINY = "\n".join([
 ON_A_BOOT = [
     ["review"], ["consistency"], ["top"], ["top", "--by", "task", "--all"], ["leaks"], ["lifetimes"], ["waste"],
     ["cost", "--cpus", "8", "64"], ["reserved"], ["failures"], ["why-not-freed", "0"], ["why-not-freed", "-1"],
-    ["slots"], ["phases"], ["around", "boot-end"], ["diff"],
+    ["decisions"], ["explain", "7"], ["explain", "-70"], ["slots"], ["phases"], ["around", "boot-end"], ["diff"],
 ]  # fmt: skip
 
 
@@ -209,7 +209,8 @@ def test_a_file_that_cannot_be_used_is_one_line(
         ["top", "{gone}"], ["stats", "{gone}"], ["review", "{empty}"], ["report", "{gone}", "-o", "{empty}/x.html"],
         ["stats", STATS[0], STATS[0], STATS[0]], ["stats", "{empty}"], ["top", "{tiny}", "--at", "99"],
         ["around", "{tiny}", "nothing like it"], ["why-failed", "{tiny}", "0"], ["why-not-freed", "{tiny}", "77"],
-        ["slots", "{tiny}"], ["cost", "{tiny}", "--cpus", "0"], ["report", "{tiny}", "-o", "{empty}"],
+        ["slots", "{tiny}"], ["decisions", "{tiny}"], ["explain", BOOT, "1000000"],
+        ["cost", "{tiny}", "--cpus", "0"], ["report", "{tiny}", "-o", "{empty}"],
     ],
     ids=lambda argv: " ".join(argv[:1] + argv[2:])[:30],
 )  # fmt: skip

@@ -1,6 +1,8 @@
 """Questions about a recording or a simulated run, each one call: what engineers asked on lists, answered.
 
     verdict(rec)                all of it in ten lines
+    decisions(rec)              are its decisions those of the algorithm?
+    explain(rec, row)           how did one of them come about?
     consistency(rec)            can the recording be trusted?
     top(rec, by="task")         who holds the most?
     leaks(rec)                  who leaks, and what is only backlog?
@@ -25,6 +27,7 @@ from .answer import Answer
 from .around import Around, Phases, around, phases
 from .consistency import Consistency, consistency
 from .cost import Cost, cost
+from .decided import Decisions, Explained, decisions, explain
 from .differences import Difference, Lint, Moment, diff, lint
 from .leaks import Leaks, leaks
 from .lifetimes import Lifetimes, lifetimes
@@ -42,7 +45,9 @@ __all__ = [
     "Around",
     "Consistency",
     "Cost",
+    "Decisions",
     "Difference",
+    "Explained",
     "Failures",
     "Leaks",
     "Lifetimes",
@@ -60,7 +65,9 @@ __all__ = [
     "around",
     "consistency",
     "cost",
+    "decisions",
     "diff",
+    "explain",
     "failures",
     "leaks",
     "lifetimes",

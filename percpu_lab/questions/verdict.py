@@ -13,6 +13,7 @@ from ..rebuild import Rebuilt
 from ..units import format_bytes
 from .answer import Answer
 from .consistency import consistency
+from .decided import decisions
 from .leaks import leaks
 from .subject import Subject
 from .top import top
@@ -94,7 +95,7 @@ def _decided(whole: Subject) -> list[Line]:
         found = failures(whole)
         failed = [Line("failures", found.headline())] if found.rows else []
         return [Line("decisions", f"not reviewed: {review.problem}"), *failed]
-    lines = [Line("decisions", _decisions(review))]
+    lines = [Line("decisions", decisions(whole).headline())]
     if review.failures:
         lines.append(Line("failures", _failures(review)))
     if review.chunks:
@@ -102,18 +103,6 @@ def _decided(whole: Subject) -> list[Line]:
     if review.checks:
         lines.append(Line("the kernel's own numbers", _checks(review)))
     return lines
-
-
-def _decisions(review: Review) -> str:
-    counts = review.counts
-    nr, forced = counts["allocs"], counts["forced"]
-    parts = [f"{counts['exact']:,} in the order of the trace"]
-    parts += [f"{counts['reordered']:,} once reordered"] if counts["reordered"] else []
-    parts += [f"{counts['learned']:,} once the start was learned"] if counts["learned"] else []
-    how = f"are what the algorithm decides ({', '.join(parts)})"
-    if not forced:
-        return f"all {nr:,} placements {how}"
-    return f"{nr - forced:,} of {nr:,} placements {how}; {forced:,} {'is' if forced == 1 else 'are'} not explained"
 
 
 def _failures(review: Review) -> str:

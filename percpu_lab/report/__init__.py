@@ -104,6 +104,8 @@ def _sections(whole: Subject) -> Iterator[Section]:
     for anchor, question, ask, more in asked:
         yield _section(anchor, question, ask(whole), more)
     if whole.recording is not None and whole.review.is_reviewed:
+        title = "Are the decisions those of the algorithm?"
+        yield _section("decisions", title, q.decisions(whole), "decisions PATH; explain PATH ROW")
         yield _section("slots", "Which chunks stand in which slot?", q.slots(whole), "slots PATH --at WHEN")
     for row in _failed_rows(whole):
         question = f"Why did the request at row {row:,} fail?"

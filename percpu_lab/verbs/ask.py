@@ -48,6 +48,11 @@ def _asked(name: str, subject: Any, **options: Any) -> Answer:
 
 
 QUESTIONS: Sequence[Question] = (
+    Question("decisions", "which decisions are those of the algorithm, and which are not explained?", (),
+             lambda r, a: _asked("decisions", r)),
+    Question("explain", "how did one decision come about: what was tried, why refused?",
+             (("row", {"metavar": "ROW", "type": int, "help": "row of the request; early calls have negative ones"}),),
+             lambda r, a: _asked("explain", r, row=a.row)),
     Question("consistency", "can the recording itself be trusted?", (), lambda r, a: _asked("consistency", r)),
     Question(
         "top", "who holds the most?",
