@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import percpu_lab as lab
-from percpu_lab.columns import snapshot
+from percpu_lab.columns import Unit, snapshot
 from percpu_lab.comparison import Comparison, Requests, Setting, compare, plans, requests_of
 from percpu_lab.comparison.pages import boot
 from percpu_lab.core import layout as L
@@ -177,7 +177,7 @@ def test_engines_serve_the_same_bytes_and_count_what_they_did(ops: Ops) -> None:
             in " ".join(line for line in outcome.stats_text.splitlines())
             or str(outcome.nr_chunks) in outcome.stats_text
         )
-        (validate_engine if outcome.engine == AREA_MAP else validate_bitmap_engine)(run._engine)
+        (validate_engine if outcome.engine == AREA_MAP else validate_bitmap_engine)(run.engine)
 
 
 def test_counts_are_the_same_compiled_and_plain() -> None:
@@ -193,7 +193,7 @@ def test_pages_are_those_of_the_history_and_of_the_chunks(lifo: Comparison) -> N
         op, pages = run.populated()
         assert pages.max() <= run.outcome.peak_pages
         boot_pages = run.plan.geometry.info.size_sum // 4096
-        chunks = snapshot(run._engine).chunks
+        chunks = snapshot(run.engine).chunks
         assert run.outcome.final_pages == boot_pages + chunks.nr_populated[chunks.ordinal > 0].sum()
         assert (np.diff(op) > 0).all()
 
@@ -275,6 +275,46 @@ def test_the_frame_has_a_row_a_setting(lifo: Comparison) -> None:
     assert frame["peak_pages"].tolist() == [outcome.peak_pages for outcome in lifo.outcomes]
 
 
+def test_fragmentation_over_time_is_a_table_too(lifo: Comparison) -> None:
+    table = lifo.curves()
+    assert table["setting"].unique().tolist() == [AREA_MAP, BITMAP]
+    last = table.groupby("setting").last()
+    assert last["free_bytes"].tolist() == pytest.approx([o.free_bytes for o in lifo.outcomes], rel=0.2)
+    assert (table["nr_populated"] <= table["setting"].map({o.name: o.peak_pages for o in lifo.outcomes})).all()
+
+
+def test_percpu_stats_stand_side_by_side(lifo: Comparison) -> None:
+    lines = lifo.stats_side_by_side.splitlines()
+    assert lines[0].split() == [AREA_MAP, BITMAP]
+    assert lines[1].split() == ["Percpu", "Memory", "Statistics"] * 2
+    assert "percpu_stats at the end" in lifo._repr_html_()
+
+
+def test_a_recording_without_a_machine_says_which_is_assumed() -> None:
+    trace = read_golden_trace(
+        "0\tpercpu_alloc_percpu: reserved=0 is_atomic=0 size=64 align=8 base_addr=0x1000 off=8192 ptr=0x2000\n"
+    )
+    assert "that of x86-64, 4 CPUs is assumed" in compare(trace, jit="off").text
+    assert "assumed" not in compare(trace, machine="UP, km", jit="off").text
+    assert "assumed" not in compare("lifo", [BITMAP], jit="off").text
+
+
+def test_a_recorded_run_is_compared_on_its_own_machine() -> None:
+    a = lab.Allocator("8 CPUs, 256 KiB", engine=BITMAP, jit="off")
+    a.run(random_mix(nr_ops=200, live=20))
+    run = RecordedRun(a.trace.columns(), Unit.of(a.geometry.info), a.geometry.kernel)
+    info = compare(run, [BITMAP], jit="off").outcomes[0].geometry.info
+    assert (info.nr_cpus, info.unit_size) == (8, 256 << 10)
+
+
+def test_the_state_of_a_very_large_run_is_made_again_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = compare("lifo", [BITMAP], jit="off").runs[0]
+    monkeypatch.setattr("percpu_lab.comparison.run.KEPT_BYTES", 0)
+    large = compare("lifo", [BITMAP], jit="off").runs[0]
+    assert (large._booted.now, large.now) == (0, 10_000)
+    assert states(large.engine) == states(small.engine)
+
+
 def test_time_stands_apart(lifo: Comparison) -> None:
     assert set(lifo.seconds) == {AREA_MAP, BITMAP}
     assert "seconds" not in lifo.text
@@ -315,7 +355,7 @@ def test_a_run_moved_to_an_op_is_what_a_run_up_to_there_is(ops: Ops, places: lis
         engine = boot(preset("x86-64, 4 CPUs"), kernel=BITMAP, auto_balance=False, jit="off")
         ids = np.zeros(max(ops.nr_ids, 1), np.int64)
         engine.run(ops, ids, 0, min(place, len(ops)))
-        assert states(run._engine) == states(engine)
+        assert states(run.engine) == states(engine)
         assert run.now == min(place, len(ops))
 
 

@@ -18,10 +18,10 @@ from ..geometry import AllocInfo, Geometry, GroupInfo, pcpu_build_alloc_info
 from ..geometry.info import cpu_ids
 from ..units import KIB, format_bytes, round_up
 from .pages import check_page_size
-from .requests import Requests, requests_of
-from .result import DEFAULT_MACHINE
+from .requests import Requests
+from .result import on_machine
 from .run import Outcome, ScriptRun
-from .settings import Machine, Plan, as_geometry, default_engine
+from .settings import Machine, Plan, default_engine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,9 +222,7 @@ def what_if(
         RequestError: the subject asks for nothing, or an argument has no such value.
         GeometryError: a kernel would refuse to boot with such a machine.
     """
-    requests = requests_of(subject)
-    recorded = getattr(subject, "geometry", None)
-    base = as_geometry(machine or (recorded if isinstance(recorded, Geometry) else DEFAULT_MACHINE))
+    requests, base = on_machine(subject, machine)
     balance = not requests.has_balance if auto_balance is None else auto_balance
     wanted = {
         "cpus": cpus, "page_size": page_size, "unit_size": unit_size, "atom_size": atom_size, "engine": engine,

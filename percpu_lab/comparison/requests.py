@@ -36,6 +36,7 @@ class Requests:
         nr_early: requests from before the trace.
         nr_unmatched_frees: frees of areas that were allocated before the recording began.
         nr_failed: requests that failed when they were recorded; they are made again.
+        assumption: what is taken for granted of the machine.
     """
 
     ops: Ops
@@ -43,6 +44,7 @@ class Requests:
     nr_early: int = 0
     nr_unmatched_frees: int = 0
     nr_failed: int = 0
+    assumption: str = ""
 
     def __repr__(self) -> str:
         return f"<Requests of {self.title}: {len(self.ops):,} ops>"
@@ -55,7 +57,8 @@ class Requests:
             (self.nr_unmatched_frees, "frees were left out: nobody saw their areas allocated"),
             (self.nr_failed, "requests had failed when they were recorded; they are made again"),
         ]
-        return tuple(f"{number:,} {words}" for number, words in notes if number)
+        counted = tuple(f"{number:,} {words}" for number, words in notes if number)
+        return (*counted, self.assumption) if self.assumption else counted
 
     @property
     def has_balance(self) -> bool:

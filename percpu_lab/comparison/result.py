@@ -8,14 +8,18 @@ bits scanned                  –         98,765
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..geometry import Geometry
+from ..workloads import Workload
 from .requests import Requests, requests_of
 from .run import Outcome, ScriptRun
-from .settings import BOTH_ENGINES, Machine, plans
+from .settings import BOTH_ENGINES, Machine, as_geometry, machine_of, plans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
     from ..views.compare import CompareBoard
     from ..views.static import Picture
 
-DEFAULT_MACHINE = "x86-64, 4 CPUs"
 _NOTHING = "–"
 Cell = Callable[[Outcome], str]
 
@@ -133,6 +136,26 @@ class Comparison:
         return {outcome.name: outcome.stats_text for outcome in self.outcomes}
 
     @property
+    def stats_side_by_side(self) -> str:
+        """The percpu_stats files of all settings at the end, beside each other."""
+        files = [[outcome.name, *outcome.stats_text.splitlines()] for outcome in self.outcomes]
+        widths = [max(map(len, file)) for file in files]
+        lines = itertools.zip_longest(*files, fillvalue="")
+        return "\n".join("   ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    def curves(self) -> pd.DataFrame:
+        """Give fragmentation over the ops as a table: a row a setting and sample, sizes in bytes of one CPU."""
+        import pandas as pd
+
+        parts = []
+        for run in self.runs:
+            series, pages = run.fragmentation, run.populated()
+            columns = {name: getattr(series, name) for name in type(series).__slots__}
+            at = np.searchsorted(pages[0], series.op, side="right") - 1
+            parts.append(pd.DataFrame({"setting": run.name} | columns | {"nr_populated": pages[1][at]}))
+        return pd.concat(parts, ignore_index=True)
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Processor time of each run on this machine: for curiosity, the counts are what can be relied on."""
         return {outcome.name: outcome.seconds for outcome in self.outcomes}
@@ -157,11 +180,25 @@ class Comparison:
         cells = (("".join(f"<td>{html.escape(cell)}</td>" for cell in row)) for row in self._rows())
         body = "".join(f"<tr>{row}</tr>" for row in cells)
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
-        return f"<b>{html.escape(self._title())}</b><table><tr><th></th>{head}</tr>{body}</table>{notes}"
+        stats = html.escape(self.stats_side_by_side)
+        return (
+            f"<b>{html.escape(self._title())}</b><table><tr><th></th>{head}</tr>{body}</table>{notes}"
+            f"<details><summary>percpu_stats at the end</summary><pre>{stats}</pre></details>"
+        )
 
 
 _COUNTS = ("nr_", "chunks_", "entries_", "bits_", "blocks_", "free_", "largest_", "live_", "sum_frag")
 _COUNTS_END = ("_pages",)
+
+
+def on_machine(subject: Any, machine: Machine | None) -> tuple[Requests, Geometry]:
+    """Take the requests of a subject, and the machine for them: the one given, or that on which they were recorded."""
+    requests = requests_of(subject)
+    if machine is not None:
+        return requests, as_geometry(machine)
+    recorded, assumption = machine_of(subject)
+    is_recording = requests.ops is not subject and not isinstance(subject, (str, Requests, Workload))
+    return (replace(requests, assumption=assumption) if is_recording else requests), recorded
 
 
 def compare(
@@ -189,10 +226,7 @@ def compare(
         RequestError: the subject asks for nothing, or a setting is none.
         GeometryError: a kernel would refuse to boot with a geometry.
     """
-    requests = requests_of(subject)
-    recorded = getattr(subject, "geometry", None)
-    if machine is None:
-        machine = recorded if isinstance(recorded, Geometry) else DEFAULT_MACHINE
+    requests, machine = on_machine(subject, machine)
     balance = not requests.has_balance if auto_balance is None else auto_balance
     chosen = plans(settings, machine)
     return Comparison(requests, tuple(ScriptRun(p, requests.ops, auto_balance=balance, jit=jit) for p in chosen))

@@ -2,9 +2,10 @@
 
     requests ──▶ engine, to the end ──▶ Outcome           counts of operations, pages, texts; time apart
                    │                    history           kept for the views
-                   └── seek(op) ──▶ forward: go on; back: boot anew, and run to that op
+                   └── seek(op) ──▶ when it is looked at: forward, go on; back, boot anew and run to that op
 
-Runs are repeatable, so no state but the newest is kept: every moment can be made again.
+Runs are repeatable, so no state but the newest is kept, and not even that of a very large run: every moment can be made
+again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..columns import IN_USE, RESERVED_ORDINAL, Columns, EventWindow, Ints, RunColumns, snapshot
 from ..core import layout as L
+from ..engine import Engine
 from ..errors import LabError
 from ..geometry import Geometry
 from ..models import AREA_MAP, BITMAP
@@ -26,6 +28,9 @@ from ..spans import Series, fragmentation_series
 from ..stats import read_stats
 from ..units import KIB, PAGE_SIZE
 from .settings import Plan
+
+#: the state of a larger run is not kept
+KEPT_BYTES = 1 << 30
 
 #: what only one of the engines counts
 ONLY = {
@@ -137,8 +142,11 @@ class ScriptRun:
         self.version = 0
         self._boot()
         self.outcome = self._run_to_end()
-        self._history = self._engine.history()
-        self.first_op, self.last_op = 0, self.now
+        self._history = self._booted.history()
+        self.first_op, self.last_op = 0, self._booted.now
+        self.now = self.last_op
+        if _touched_bytes(self.outcome) > KEPT_BYTES:
+            self._boot()
 
     def __repr__(self) -> str:
         return f"<ScriptRun {self.plan.name!r}: op {self.now:,} of {self.last_op:,}>"
@@ -148,20 +156,29 @@ class ScriptRun:
         """The name of the setting."""
         return self.plan.name
 
-    @property
-    def now(self) -> int:
-        """The number of ops done at the cursor."""
-        return self._engine.now
-
     def _boot(self) -> None:
-        self._engine = self.plan.boot(**self._options)
+        self._booted = self.plan.boot(**self._options)
         self._ids = np.zeros(max(self.ops.nr_ids, 1), np.int64)
         self._window = EventWindow()
 
     def _go_on(self, stop: int) -> None:
-        while self.now < stop:
-            if self._engine.run(self.ops, self._ids, self.now, stop) < stop:
-                self._engine.tick()  # a stats or state op, which asks nothing of an allocator
+        engine = self._booted
+        while engine.now < stop:
+            if engine.run(self.ops, self._ids, engine.now, stop) < stop:
+                engine.tick()  # a stats or state op, which asks nothing of an allocator
+
+    @property
+    def engine(self) -> Engine:
+        """The allocator as it stands at the cursor."""
+        with self.lock:
+            if self.now < self._booted.now:
+                self._boot()
+            try:
+                self._go_on(self.now)
+            except LabError:
+                if not self.outcome.error:  # else this is where the run ended
+                    raise
+            return self._booted
 
     # --- the run ------------------------------------------------------------------------
 
@@ -174,7 +191,8 @@ class ScriptRun:
         return self._outcome(error, time.process_time() - started)
 
     def _outcome(self, error: str, seconds: float) -> Outcome:
-        engine, kinds = self._engine, self.ops.array[L.OPS_KIND, : self.now]
+        engine = self._booted
+        kinds = self.ops.array[L.OPS_KIND, : engine.now]
         snap = snapshot(engine)
         chunks, areas = snap.chunks, snap.areas
         normal = chunks.ordinal != RESERVED_ORDINAL
@@ -186,7 +204,7 @@ class ScriptRun:
             engine=self.plan.engine,
             geometry=self.plan.geometry,
             error=error,
-            nr_ops=self.now,
+            nr_ops=engine.now,
             nr_allocs=int((kinds == L.OP_ALLOC).sum()),
             nr_frees=int((kinds == L.OP_FREE).sum()),
             nr_failed=engine.scalar(L.NR_FAILED),
@@ -224,17 +242,14 @@ class ScriptRun:
 
     def seek(self, op: int) -> None:
         """Go to the moment when so many ops had been done, clamped to the ends of the run."""
-        op = min(max(op, self.first_op), self.last_op)
         with self.lock:
-            if op < self.now:
-                self._boot()
-            self._go_on(op)
+            self.now = min(max(op, self.first_op), self.last_op)
             self.version += 1
 
     def events(self, since: int = 0, limit: int | None = None) -> Any:
         """Give the events numbered `since` and up that the ring holds at the cursor, at most `limit` of them."""
         with self.lock:
-            return self._engine.events(since, limit)
+            return self.engine.events(since, limit)
 
     def history(self) -> dict[str, Ints]:
         """Give the samples of all chunks up to the cursor."""
@@ -244,9 +259,14 @@ class ScriptRun:
     def columns(self) -> Columns:
         """Give everything a view needs, at the cursor."""
         with self.lock:
-            snap = snapshot(self._engine)
+            snap = snapshot(self.engine)
             snap = replace(snap, populated=_in_small_pages(snap.populated, self.plan.geometry.info.page_size))
-            return Columns(snap, self._window.read(self._engine), self.history())
+            return Columns(snap, self._window.read(self._booted), self.history())
+
+
+def _touched_bytes(outcome: Outcome) -> int:
+    """Say how much memory an engine holds, nearly: a word for every place where an area can begin."""
+    return (1 + outcome.chunks_created) * outcome.geometry.info.unit_size * 4
 
 
 def _in_small_pages(runs: RunColumns, page_size: int) -> RunColumns:

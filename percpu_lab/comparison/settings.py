@@ -8,10 +8,12 @@ from typing import Any
 
 from ..core import layout as L
 from ..engine import Engine
-from ..errors import RequestError
-from ..geometry import PRESETS, AllocInfo, Geometry, preset
+from ..errors import GeometryError, RequestError
+from ..geometry import PRESETS, AllocInfo, Geometry, GroupInfo, preset
+from ..kernels import V6_12
 from ..models import BITMAP, MODELS
-from ..units import format_bytes
+from ..recorded_run import RecordedRun
+from ..units import PAGE_SIZE, format_bytes
 from .pages import boot
 
 Machine = Geometry | AllocInfo | str
@@ -127,3 +129,35 @@ def default_engine(geometry: Geometry) -> str:
     6.1 and 6.12 decided alike wherever recordings of the one were replayed with the engine of the other.
     """
     return geometry.kernel.name if geometry.kernel.name in MODELS else BITMAP.name
+
+
+DEFAULT_MACHINE = "x86-64, 4 CPUs"
+
+
+def machine_of(subject: Any) -> tuple[Geometry, str]:
+    """Find the machine on which requests were recorded -> machine, and what was assumed for want of knowledge.
+
+    >>> machine_of(None)[1]
+    'no machine was recorded: that of x86-64, 4 CPUs is assumed'
+
+    Args:
+        subject: a Recording, a RecordedRun or an Allocator has one.
+    """
+    geometry = getattr(subject, "geometry", None)
+    if isinstance(subject, RecordedRun):
+        geometry = _geometry_of(subject)
+    if isinstance(geometry, Geometry):
+        return geometry, ""
+    return preset(DEFAULT_MACHINE), f"no machine was recorded: that of {DEFAULT_MACHINE} is assumed"
+
+
+def _geometry_of(run: RecordedRun) -> Geometry | None:
+    unit = run.unit
+    cpus = tuple(sorted(unit.unit_offsets))
+    group = GroupInfo(len(cpus), 0, cpus)
+    try:
+        sizes = (unit.static_size, unit.reserved_size, unit.dyn_size, unit.unit_size)
+        info = AllocInfo(*sizes, atom_size=PAGE_SIZE, alloc_size=unit.unit_size, groups=(group,), possible_cpus=cpus)
+        return Geometry.from_info(info, kernel=run.rebuilt.kernel or V6_12)
+    except GeometryError:
+        return None
