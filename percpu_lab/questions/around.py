@@ -123,6 +123,11 @@ class Around(Answer):
 def phases(subject: Any) -> Phases:
     """Say what happened from marker to marker.
 
+    >>> from percpu_lab.traces.read import read_trace_text
+    >>> made = "percpu_create_chunk: base_addr=00000000118f8f08\\n"
+    >>> [(row.marker, row.nr_create) for row in phases(read_trace_text(f"tracing_mark_write: go\\n{made}")).rows]
+    [('(start)', 0), ('go', 1)]
+
     Args:
         subject: a Recording or a trace.
 
@@ -146,6 +151,11 @@ def phases(subject: Any) -> Phases:
 
 def around(subject: Any, marker: str) -> Around:
     """Say what changed around a marker: behind it, until its END or the next marker, and as many rows before it.
+
+    >>> from percpu_lab.traces.read import read_trace_text
+    >>> made = "percpu_create_chunk: base_addr=00000000118f8f08\\n"
+    >>> print(around(read_trace_text(f"tracing_mark_write: go\\n{made}"), "go").headline())
+    from 'go' until the end: +0 live areas (0 B per CPU), 1 chunk made
 
     Args:
         subject: a Recording or a trace.

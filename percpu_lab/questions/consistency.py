@@ -74,6 +74,11 @@ class Consistency(Answer):
 def consistency(subject: Any) -> Consistency:
     """Say what is missing, contradictory or strange in a recording.
 
+    >>> from percpu_lab.traces.read import read_trace_text
+    >>> trace = read_trace_text("percpu_free_percpu: base_addr=00000000118f8f08 off=64 ptr=00000000757e4265\\n")
+    >>> print(consistency(trace).headline())
+    1 event, nothing missing that shows: the recording is consistent; 1 free of areas from before it
+
     Args:
         subject: a Recording or a trace.
 

@@ -84,6 +84,8 @@ def cost(subject: Any, cpus: int | Sequence[int] | None = None, *, size: int | N
 
     Raises:
         RequestError: not a possible number of CPUs, no size, or no such moment.
+
+    Source: pcpu_obj_full_size (v5.19 and later), pcpu_nr_pages.
     """
     whole = Subject.of(subject)
     own = whole.info.nr_cpus if whole.info is not None else None

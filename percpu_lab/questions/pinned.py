@@ -129,6 +129,8 @@ def why_not_freed(subject: Any, chunk: int, *, at: At = None) -> WhyNotFreed:
 
     Raises:
         RequestError: there is no such chunk at that moment.
+
+    Source: pcpu_balance_workfn, pcpu_should_reclaim_chunk (spec bitmap 4.6 and 5).
     """
     whole = Subject.of(subject)
     snap = whole.snapshot(at)

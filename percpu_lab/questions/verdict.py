@@ -60,6 +60,10 @@ class Verdict(Answer):
 def verdict(subject: Any) -> Verdict:
     """Say in ten lines what a recording shows; its decisions are reviewed for that.
 
+    >>> from percpu_lab.traces.read import read_trace_text
+    >>> print(verdict(read_trace_text("percpu_create_chunk: base_addr=00000000118f8f08\\n")).rows[0].text)
+    1 event
+
     Args:
         subject: a Recording, a Review or a trace.
     """

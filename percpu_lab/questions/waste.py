@@ -105,6 +105,8 @@ def waste(subject: Any, *, at: At = None) -> Waste:
 
     Raises:
         RequestError: there is no such moment.
+
+    Source: chunk_map_stats (spec bitmap 8.3) for holes, pcpu_update_empty_pages (4.4) for empty pages.
     """
     whole = Subject.of(subject)
     snap = whole.snapshot(at)

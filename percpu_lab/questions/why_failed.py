@@ -138,6 +138,12 @@ class WhyFailed(Answer):
 def failures(subject: Any) -> Failures:
     """Say which requests failed and why, those that are alike together.
 
+    >>> from percpu_lab.allocator import Allocator
+    >>> a = Allocator()
+    >>> p = a.alloc_percpu(16384, reserved=True)
+    >>> print(failures(a).headline())
+    1 request failed, 1 explained; most: 1 GFP_KERNEL of 16,384 bytes: alloc from reserved chunk failed
+
     Args:
         subject: a Recording, a Review, a trace or an Allocator.
     """
@@ -166,12 +172,20 @@ def failures(subject: Any) -> Failures:
 def why_failed(subject: Any, event: int | None = None) -> WhyFailed:
     """Say why a request failed: the recording is replayed to the moment, and the request tried again.
 
+    >>> from percpu_lab.allocator import Allocator
+    >>> a = Allocator()
+    >>> p = a.alloc_percpu(16384, reserved=True)
+    >>> print(why_failed(a).headline())
+    reserved request for 16,384 bytes at row 1: alloc from reserved chunk failed
+
     Args:
         subject: a Recording, a Review, a trace or an Allocator.
         event: row of the failure in the trace; the first failure by default.
 
     Raises:
         RequestError: the row is no failure, or nothing failed.
+
+    Source: pcpu_alloc (spec bitmap 3.1 to 3.12).
     """
     whole = Subject.of(subject)
     failure = _chosen(whole, event)
