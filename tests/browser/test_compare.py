@@ -14,8 +14,11 @@ board
 """
 LAST_OP = 220 * 16 + 200 * 16
 MODELS = "labModels().map(([, model]) => model)"
-SHOWN_OPS = MODELS + """.map((model) => model.text ?? "").filter((text) => /^v[0-9.]+-\\w+  ·  op [0-9,]+/.test(text))
+SHOWN_OPS = (
+    MODELS
+    + """.map((model) => model.text ?? "").filter((text) => /^v[0-9.]+-\\w+  ·  op [0-9,]+/.test(text))
   .map((text) => Number(text.match(/op ([0-9,]+)/)[1].replaceAll(",", "")))"""
+)
 
 
 def shows(op: int) -> str:
