@@ -65,7 +65,7 @@ def _format_number(name: str, value: float) -> str:
         return ("+" if value > 0 else "") + _format_number(name.replace("change", ""), value)
     if name == "request_bytes":
         return f"{value:,} B"
-    if name.endswith("_bytes"):
+    if name.endswith("_bytes") or name == "bytes_alloc":
         return format_bytes(value)
     if name.endswith("_seconds"):
         return format_seconds(value)

@@ -55,7 +55,7 @@ TWO_SITES = trace(
 
 def test_top_adds_up_what_is_live_by_call_site() -> None:
     rows = top(TWO_SITES).rows
-    assert [(row.who, row.nr_areas, row.size_bytes, row.total_bytes) for row in rows] == [
+    assert [(row.who, row.nr_areas, row.size_bytes, row.bytes_alloc) for row in rows] == [
         ("b+0x1/0x2", 1, 512, 2048),
         ("a+0x1/0x2", 1, 64, 256),
     ]
@@ -268,7 +268,7 @@ def test_cost_is_size_times_possible_cpus(boot: Recording) -> None:
 def test_cost_on_the_own_machine_is_bytes_alloc() -> None:
     recording = lab.open_trace(FOLDERS / "deb61-smp4-boot")
     row = cost(recording, 4).rows[0]
-    total = sum(holder.total_bytes or 0 for holder in top(recording).rows)
+    total = sum(holder.bytes_alloc or 0 for holder in top(recording).rows)
     assert row.areas_bytes + (row.accounting_bytes or 0) == total
 
 

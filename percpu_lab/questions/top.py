@@ -30,14 +30,14 @@ class Holder:
         who: the call site, task, size or chunk.
         nr_areas: live areas, or all it ever got.
         size_bytes: of one CPU.
-        total_bytes: bytes_alloc: all CPUs and the kernel's own notes; None where the trace has no such field.
+        bytes_alloc: as events have it: all CPUs, and what accounting takes; None where the trace has no such field.
         share: of the size_bytes of all.
     """
 
     who: str
     nr_areas: int
     size_bytes: int
-    total_bytes: int | None
+    bytes_alloc: int | None
     share: float
 
 
@@ -84,7 +84,7 @@ def top(subject: Any, by: By = "call_site", *, live: bool = True, at: At = None)
     >>> a = Allocator()
     >>> kept = [a.alloc_percpu(64), a.alloc_percpu(64), a.alloc_percpu(256)]
     >>> top(a, "size").rows[0]
-    Holder(who='256 bytes', nr_areas=1, size_bytes=256, total_bytes=None, share=0.6666666666666666)
+    Holder(who='256 bytes', nr_areas=1, size_bytes=256, bytes_alloc=None, share=0.6666666666666666)
 
     Args:
         subject: a Recording, a trace, or an Allocator.
