@@ -46,7 +46,7 @@ from .bitmap import (
     search_slots,
     sidelined_slot,
 )
-from .bits import find_last_bit, find_next_bit, set_bit
+from .bits import find_last_bit, find_next_bit
 from .counters import pcpu_stats_area_alloc
 from .lists import list_del, list_empty
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
@@ -57,7 +57,6 @@ from .state import State
 # --- rows of the tape; the event codes of layout.py, then what leaves no event -------------
 (
     ROW_IN_USE,  # [off, off + size) was in use before the recording
-    ROW_NOT_IN_USE,  # it was not
     ROW_POPULATE,  # the pages of [off, off + size) had been populated
     ROW_DEPOPULATE,  # the empty ones of them had been given back
     ROW_PARK,  # the chunk had been put into slot 0
@@ -65,7 +64,7 @@ from .state import State
     ROW_SIDELINE,  # it had been taken out of use, and served only if no other did
     ROW_REINTEGRATE,  # the chunk had been taken back into use
     ROW_BALANCE,  # the balance work ran
-) = range(L.NR_EVENTS, L.NR_EVENTS + 9)
+) = range(L.NR_EVENTS, L.NR_EVENTS + 8)
 (
     TAPE_EVENT,
     TAPE_CHUNK,  # number of the recorded chunk
@@ -74,8 +73,9 @@ from .state import State
     TAPE_ALIGN,
     TAPE_FLAGS,  # FLAG_RESERVED | FLAG_ATOMIC
     TAPE_DUE,  # the row behind which the CPU has time for work that this row asked for
+    TAPE_DESTROYED,  # the row of the last destruction by work that this row may ask for, 0 if none comes soon
     NR_TAPE_COLUMNS,
-) = range(8)
+) = range(9)
 MARK_FORCE, MARK_TAKEN, MARK_HOLD, MARK_ASYNC = 1, 2, 4, 8
 (
     FOUND_CHUNK,  # ordinal of the chunk the model chose, NO_CHUNK if none
@@ -351,20 +351,6 @@ def set_in_use(s, c, off, size):
 
 
 @cold
-def set_not_in_use(s, c, off, size):
-    """Give back [off, off + size), which had been taken for in use; what lies around it stays."""
-    bound_map = s.chunk[c + L.BOUND_MAP]
-    spin_lock(s)
-    set_bit(s.map, bound_map, off >> PCPU_MIN_ALLOC_SHIFT)
-    set_bit(s.map, bound_map, (off + size) >> PCPU_MIN_ALLOC_SHIFT)
-    nr_freed = clear_place(s, c, off, size)  # they had not been counted
-    s.g[L.NR_DEALLOC] -= nr_freed
-    s.g[L.NR_CUR_ALLOC] += nr_freed
-    s.chunk[c + L.CHUNK_NR_ALLOC] += nr_freed
-    spin_unlock(s)
-
-
-@cold
 def step_silent(s, events, n, row, found, handles, reg):
     kind = events[TAPE_EVENT * n + row]
     c = handles[events[TAPE_CHUNK * n + row]]
@@ -376,8 +362,6 @@ def step_silent(s, events, n, row, found, handles, reg):
         return REPLAY_NO_CHUNK
     elif kind == ROW_IN_USE:
         set_in_use(s, c, off, size)
-    elif kind == ROW_NOT_IN_USE:
-        set_not_in_use(s, c, off, size)
     elif kind == ROW_POPULATE:
         populate_pages(s, c, off >> PAGE_SHIFT, (off + size + PAGE_SIZE - 1) >> PAGE_SHIFT)
     elif kind == ROW_DEPOPULATE:
@@ -434,6 +418,14 @@ def run_balance(s, reg):
     return NOTE_BALANCED | NOTE_RECLAIMED if reclaimed else NOTE_BALANCED
 
 
+@kernel
+def has_chunk_to_destroy(s):
+    """Say whether more than one chunk is wholly free: then the work begins with destroying."""
+    head = free_slot(s) * s.g[L.ROW_WORDS]
+    first = s.chunk[head + L.LIST_NEXT]
+    return first != head and s.chunk[first + L.LIST_NEXT] != head
+
+
 # --- runs ----------------------------------------------------------------------------------------
 
 
@@ -463,6 +455,8 @@ def step(s, events, row, marks, found, handles, reg):
     if status == REPLAY_OK and kind < L.NR_EVENTS and s.g[L.BALANCE_PENDING] != 0:
         if was_pending == 0:
             reg[REG_DUE] = events[TAPE_DUE * n + row]
+            if has_chunk_to_destroy(s):
+                reg[REG_DUE] = max(reg[REG_DUE], events[TAPE_DESTROYED * n + row])
         if row >= reg[REG_DUE] and mark & MARK_HOLD == 0:
             found[FOUND_NOTE * n + row] |= run_balance(s, reg)
     found[FOUND_PAGES * n + row] = s.g[L.NR_POPULATED_TOTAL]

@@ -104,7 +104,7 @@ class _Counted:
         undone &= tape.events[R.TAPE_FLAGS, replayed.script] & L.FLAG_ATOMIC == 0
         self._allocs = np.append(0, np.cumsum((kind == L.EVENT_ALLOC) | undone))
         self._frees = np.append(0, np.cumsum((kind == L.EVENT_FREE) | undone))
-        self._missing: int | None = 0 if tape.nr_early else None
+        self._missing: int | None = 0 if tape.has_early else None
 
     def check(self, reading: StatsReading) -> Check:
         """Compare a reading where it agrees best."""

@@ -16,8 +16,6 @@ import numpy as np
 from .. import compiled
 from ..core import layout as L
 from ..core import replay as R
-from ..core.bitmap import PCPU_MIN_ALLOC_SIZE
-from ..core.bits import find_next_bit
 from ..engine import Engine
 from ..events import Int64s
 from ..geometry import Geometry
@@ -42,7 +40,7 @@ def exercise(module: ModuleType) -> None:
 def _empty_tape() -> Tape:
     none = np.zeros(0, np.int64)
     return Tape(0, 0, np.zeros((R.NR_TAPE_COLUMNS, 1), np.int64), np.zeros(1, np.int64), none, none, none.astype(bool),
-                none, 0, np.zeros(1, bool), -1, -1, True, 1, 1)  # fmt: skip
+                none, 0, np.zeros(1, bool), -1, -1, True, True, 1, 1)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +111,7 @@ class Machine:
             tape.add(R.ROW_IN_USE, tape.nr_chunks, *self._served(self.handles[-1]))
         before = self.snapshot()
         for start in self.starts.values():
-            if start.chunk != tape.first or not tape.nr_early:
+            if start.chunk != tape.first or not tape.has_early:
                 self._settle(start)
         self.run_rows(list(range(tape.nr_rows, tape.used)))
         return before
@@ -204,15 +202,6 @@ class Machine:
         hits: Any = memoryview(self._hits) if self._is_plain else self._hits
         self._module.replay_probe(*self._arrays, self._script, start, stop, row, hits)
         return self._hits[: stop - start + 1].copy()
-
-    # --- reading ----
-
-    def is_free(self, chunk: int, off: int, size: int) -> bool:
-        """Tell whether all of a place is free."""
-        c = int(self.handles[chunk])
-        at = int(self.engine.chunk[c + L.MAP])
-        end = (off + size) // PCPU_MIN_ALLOC_SIZE
-        return c == 0 or int(find_next_bit(memoryview(self.engine.map), at, end, off // PCPU_MIN_ALLOC_SIZE)) >= end
 
     # --- going back --------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 A free is recorded under the lock, an allocation later: behind the lock, and behind the population of its pages. So the
 order of the file is not the order of the decisions. Where the model disagrees with a row, these are tried in turn:
 
-    learn       the place that was passed over was in use since before the recording, or the one used was not
+    learn       the place that was passed over was in use since before the recording, or since events were lost
     earlier     the row was decided earlier, but after its task's row before
     later       up to three later rows of other tasks were decided before it
     balance     the balance work ran now, or ran later than the model has it
@@ -29,6 +29,7 @@ from ..core import replay as R
 from .causes import BALANCE, EARLIER, FORCED, LATER, LEARNED
 from .machine import Machine, Snapshot
 from .mend import mend
+from .start import GRANULE, NEVER
 from .tape import NO_TASK
 
 __all__ = ["Search"]
@@ -142,7 +143,7 @@ class Search:
     # --- attempts: each gives the cause, or 0 ----------------------------------------------
 
     def _learn(self, row: int) -> int:
-        """Take out of use what was passed over and nothing is known of; give back what was taken for in use."""
+        """Take out of use what was passed over, if it is never handed out, or if events were lost before."""
         for _ in range(_MOST_MENDED):
             place = self._unknown_place(row)
             if place is None or not self._silent(*place):
@@ -214,27 +215,19 @@ class Search:
         return row >= 0 and self.machine.run_rows([row])
 
     def _unknown_place(self, row: int) -> tuple[int, int, int, int] | None:
-        """Find the place to learn of: one the model wants and nothing is known of, or the one that was used."""
+        """Find what may have been in use of the place that the model wants."""
         machine, tape = self.machine, self.tape
-        kind, chunk, off, size = tape.events[:4, row].tolist()
-        if kind != L.EVENT_ALLOC:
+        if tape.events[R.TAPE_EVENT, row] != L.EVENT_ALLOC or machine.status != R.REPLAY_OTHER_PLACE:
             return None
-        if self._is_unknown(chunk, off, size, row) and not machine.is_free(chunk, off, size):
-            return R.ROW_NOT_IN_USE, chunk, off, size
-        wanted = self.recorded_chunk(int(machine.reg[R.REG_CHUNK])) if machine.status == R.REPLAY_OTHER_PLACE else -1
-        at = int(machine.reg[R.REG_OFF])
-        if wanted >= 0 and (row >= self.tape.first_loss or self._is_unknown(wanted, at, size, row + 1)):
-            return R.ROW_IN_USE, wanted, at, size
-        return None
-
-    def _is_unknown(self, chunk: int, off: int, size: int, row: int) -> bool:
-        """Tell whether no row before this one says anything of a place."""
-        start = self.machine.starts.get(chunk)
-        if start is None or (chunk == self.tape.first and self.tape.nr_early):
-            return False
-        return bool((start.touched[off // 4 : (off + size) // 4] >= row).all())
-
-    # --- moves --------------------------------------------------------------------------------
+        chunk, off = self.recorded_chunk(int(machine.reg[R.REG_CHUNK])), int(machine.reg[R.REG_OFF])
+        size = int(tape.events[R.TAPE_SIZE, row])
+        if row >= tape.first_loss:
+            return R.ROW_IN_USE, chunk, off, size
+        start = machine.starts.get(chunk)
+        if start is None or (chunk == tape.first and tape.has_early):
+            return None
+        unknown = np.flatnonzero(start.given[off // GRANULE : (off + size) // GRANULE] == NEVER)
+        return (R.ROW_IN_USE, chunk, off + int(unknown[0]) * GRANULE, GRANULE) if len(unknown) else None
 
     def _agrees_now(self, row: int) -> bool:
         return self.machine.run_rows([row])

@@ -4,7 +4,8 @@
                      ^ handed out while recorded      B freed without having been allocated: in use until then
                                                       . behind the last touched byte: unknown, taken for free
 
-What is learned later, because the kernel skipped a place or used one, is added by the search, and counted apart.
+What is learned later, because the kernel skipped a place that is never handed out, is added by the search, and counted
+apart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..core import layout as L
 from ..events import Int64s
 from .tape import Tape
 
-__all__ = ["ChunkStart", "chunk_starts"]
+__all__ = ["GRANULE", "NEVER", "ChunkStart", "chunk_starts"]
 
 GRANULE = 4
 NEVER = 1 << 62
@@ -30,13 +31,13 @@ class ChunkStart:
 
     Args:
         chunk: its number.
-        touched: for each granule the first row that tells of it: that hands it out or frees it; NEVER if none does.
+        given: for each granule the first row that hands it out; NEVER if none does.
         limit: bytes up to the end of the last touched granule.
         in_use: (off, size) of what was in use at the start, in bytes.
     """
 
     chunk: int
-    touched: Int64s
+    given: Int64s
     limit: int
     in_use: tuple[tuple[int, int], ...]
 
@@ -56,10 +57,10 @@ def chunk_starts(tape: Tape, nr_bytes: int) -> Iterator[ChunkStart]:
 
 
 def _start(tape: Tape, chunk: int, rows: Int64s, nr_bits: int) -> ChunkStart:
-    touched = np.full(nr_bits, NEVER, np.int64)
     given = np.full(nr_bits, NEVER, np.int64)
     orphans: dict[int, int] = {}
     live: set[int] = set()
+    limit = 0
     for row in rows.tolist():
         kind, _, off, size = tape.events[:4, row].tolist()
         bit = off // GRANULE
@@ -71,9 +72,8 @@ def _start(tape: Tape, chunk: int, rows: Int64s, nr_bits: int) -> ChunkStart:
             live.discard(bit)
         elif given[bit] == NEVER:
             orphans.setdefault(bit, row)
-        touched[bit:end] = np.minimum(touched[bit:end], row)
-    limit = int(np.flatnonzero(touched != NEVER).max(initial=-1)) + 1
-    return ChunkStart(chunk, touched, limit * GRANULE, tuple(_in_use(given, orphans, limit)))
+        limit = max(limit, end)
+    return ChunkStart(chunk, given, limit * GRANULE, tuple(_in_use(given, orphans, limit)))
 
 
 def _in_use(given: Int64s, orphans: dict[int, int], limit: int) -> Iterator[tuple[int, int]]:

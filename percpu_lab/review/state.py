@@ -40,12 +40,24 @@ def _note_births(engine: Engine, machine: Machine) -> None:
     for chunk in [*engine.chunks(), *filter(None, [engine.reserved_chunk()])]:
         at = int(engine.chunk[chunk.handle + L.BIRTH])
         bounds = chunk.bound_map
+        nr_areas = 0
         for start, end in chunk.alloc_map.tolist():
             cuts = [start, *bounds[(bounds > start) & (bounds < end)].tolist(), end]
             for bit, stop in pairwise(cuts):
                 if chunk.start_offset <= 4 * bit < (chunk.nr_pages << 12) - chunk.end_offset:
                     op = born.get((number.get(chunk.handle, -1), 4 * bit), 0)
+                    nr_areas += 1
                     engine.birth[at + 2 * bit] = op << 16 | min(4 * (stop - bit), 0xFFFF)
+        _count_areas(engine, chunk.handle, nr_areas)
+
+
+def _count_areas(engine: Engine, c: int, nr_areas: int) -> None:
+    """Count the areas that were in use before the recording: the kernel had counted them, too."""
+    more = nr_areas - int(engine.chunk[c + L.CHUNK_NR_ALLOC])
+    engine.chunk[c + L.CHUNK_NR_ALLOC] += more
+    for word in (L.NR_ALLOC, L.NR_CUR_ALLOC):
+        engine.g[word] += more
+    engine.g[L.NR_MAX_ALLOC] = max(engine.g[L.NR_MAX_ALLOC], engine.g[L.NR_CUR_ALLOC])
 
 
 def _births(machine: Machine) -> dict[tuple[int, int], int]:

@@ -30,7 +30,11 @@ _WINDOW_SECONDS = 0.25
 _SPARE_ROWS = 4096
 _WORK_MICROSECONDS = 200  # between two rows of a task, for work to run there
 _RECORDED_FIRST = (L.EVENT_FREE, L.EVENT_FAIL)  # these ask for work after their event, an allocation before
+_WORK_ROWS = 1000  # from a row to the end of the work it asked for
+_MOST_STRAY = 0.95  # of the rows of the first chunk must lie in it; others are damaged
+_WORK_END_MICROSECONDS = 50_000
 _BURST_ROWS = 16  # between two destructions by the same work
+_BURST_MICROSECONDS = 20000
 
 
 @dataclass(slots=True)
@@ -47,6 +51,7 @@ class Tape:
         time: of each row; window: how far an allocation may be moved, in the same unit, 0 without times.
         is_created: chunks that have a create event.
         first, reserved: number of the first and the reserved chunk, -1 if no row names it.
+        has_early: all calls before the trace are there.
         from_boot: the first row is one of the first calls of that kernel.
         first_loss: row before which events were lost for the first time; behind the last if none were.
         used: rows in use.
@@ -64,6 +69,7 @@ class Tape:
     is_created: Bools
     first: int
     reserved: int
+    has_early: bool
     from_boot: bool
     first_loss: int
     used: int
@@ -83,7 +89,7 @@ class Tape:
             return -1
         row = self.used
         self.used += 1
-        self.events[:, row] = kind, chunk, off, size, 4, 0, 0
+        self.events[:, row] = kind, chunk, off, size, 4, 0, 0, 0
         return row
 
     @classmethod
@@ -119,13 +125,15 @@ class Tape:
             nr_early=nr_early, nr_rows=rows, events=events, marks=np.zeros(events.shape[1], np.int64), who=who, cpu=cpu,
             is_irq=is_irq, time=_joined(parts, "time"), window=int(_WINDOW_SECONDS * 10**digits) if digits else 0,
             is_created=is_created, first=-1, reserved=-1, used=rows,
-            from_boot=bool(nr_early) or _begins_at_boot(pid),
+            has_early=recording.early is not None,
+            from_boot=recording.early is not None or _begins_at_boot(pid),
             first_loss=nr_early + min((loss.row for loss in trace.losses if loss.row), default=rows),
         )  # fmt: skip
         tape._find_boot_chunks(geometry)
         tape._name_creators(pid)
-        tape._join_destructions()
-        tape._find_time_for_work(10**digits if digits else 0)
+        second = 10**digits if digits else 0
+        tape._join_destructions(second)
+        tape._find_time_for_work(second)
         tape._enable_async(pid)
         return tape
 
@@ -141,8 +149,10 @@ class Tape:
             allocs = mine & (kind == L.EVENT_ALLOC)
             if info.reserved_size and allocs.any() and (flags[allocs] & L.FLAG_RESERVED).all():
                 self.reserved = number
-            elif mine.sum() > best and off[mine].min() >= start % PAGE_SIZE and (off[mine] + size[mine]).max() <= end:
-                self.first, best = number, int(mine.sum())
+                continue
+            fits = mine & (off >= start % PAGE_SIZE) & (off + size <= end)
+            if fits.sum() > max(best, _MOST_STRAY * mine.sum()):
+                self.first, best = number, int(fits.sum())
 
     def _name_creators(self, pid: Int64s) -> None:
         """Let each creation bear the request that needed it: the next one of its task, in that chunk.
@@ -159,13 +169,21 @@ class Tape:
             if kind[following] == L.EVENT_ALLOC and chunk[following] == chunk[row]:
                 size[row], align[row], flags[row] = size[following], align[following], flags[following]
 
-    def _join_destructions(self) -> None:
-        """Mark the destructions behind which the same work destroys another chunk."""
+    def _join_destructions(self, second: int) -> None:
+        """Mark destructions behind which the same work destroys another chunk, and the rows that may ask for it."""
         kind, size = self.column(R.TAPE_EVENT), self.events[R.TAPE_SIZE]
         rows = np.flatnonzero(kind == L.EVENT_DESTROY)
         size[rows] = 0
         follows = (np.diff(rows) < _BURST_ROWS) & (self.who[rows[1:]] == self.who[rows[:-1]])
+        if second:
+            follows &= np.diff(self.time[rows]) < second * _BURST_MICROSECONDS // 1_000_000
         size[rows[:-1][follows]] = 1
+        every, last = np.arange(self.nr_rows), rows[size[rows] == 0]
+        following = np.append(last, -1)[np.searchsorted(last, every)]
+        soon = (following >= 0) & (following - every < _WORK_ROWS)
+        if self.window:
+            soon &= self.time[following] - self.time < second * _WORK_END_MICROSECONDS // 1_000_000
+        self.events[R.TAPE_DESTROYED, : self.nr_rows] = np.where(soon, following, 0)
 
     def _find_time_for_work(self, second: int) -> None:
         """Find for each row where its CPU next has time for other work.
