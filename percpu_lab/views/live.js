@@ -200,12 +200,18 @@ function paintOnly(plot, figure) {
 
 // Bokeh takes colours from the page when it paints: a page that turns dark has to be painted again.
 function watchTheme(figure) {
-  const observer = new MutationObserver(() => {
+  const repaint = () => {
     keptStyles.at = -Infinity;
     figure.rest();
-  });
+  };
+  const loaded = ({target}) => { if (target.rel === "stylesheet") repaint(); };
+  const observer = new MutationObserver(repaint);
   observer.observe(document.body, {attributeFilter: ["data-jp-theme-name", "data-vscode-theme-id"]});
-  return observer;
+  document.addEventListener("load", loaded, true);
+  return () => {
+    observer.disconnect();
+    document.removeEventListener("load", loaded, true);
+  };
 }
 
 // ---- a view
@@ -222,7 +228,7 @@ class View {
     this.sight = new IntersectionObserver((entries) => {
       for (const {target, isIntersecting} of entries) this.see(this.plots.get(target), isIntersecting);
     });
-    this.theme = watchTheme(figure);
+    this.leaveTheme = watchTheme(figure);
     figure.views.add(this);
   }
 
@@ -274,7 +280,7 @@ class View {
   remove() {
     this.figure.views.delete(this);
     this.sight.disconnect();
-    this.theme.disconnect();
+    this.leaveTheme();
     for (const plot of this.plots.values()) this.figure.plots.delete(plot);
     this.doc.views_manager?.clear(); // not only the roots' views: Bokeh adds one for notifications
     this.doc.clear({sync: false});

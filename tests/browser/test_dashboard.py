@@ -104,17 +104,6 @@ def test_views_come_back_after_a_reload(board):
     board.wait_for(f"{SHOWN_OP} === 1")
 
 
-def test_text_of_the_views_follows_a_page_that_turns_dark(board):
-    change = "jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {}'}})"
-    is_shown = "labCanvases().length >= 4"  # not while the theme changes
-    black = "(labColours(0)['#000000'] ?? 0)"
-    board.wait_for(f"{is_shown} && {black} > 1000")
-    board.js(change.format("Dark"))
-    board.wait_for(f"{is_shown} && {black} < 100")
-    board.js(change.format("Light"))
-    board.wait_for(f"{is_shown} && {black} > 1000")
-
-
 def test_runs_of_the_same_cell_leave_one_dashboard(board):
     nr_widgets = board.value(NR_WIDGETS)
     for _ in range(3):
