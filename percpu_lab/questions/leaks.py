@@ -37,7 +37,7 @@ class Suspect:
     """What a call site still holds, and how it came to that.
 
     Args:
-        call_site: who allocated.
+        who: the call site, or the task where call sites say nothing.
         verdict: grows, kept, backlog, or before tracing.
         nr_live, live_bytes: areas at the end, and their size on one CPU.
         oldest_seconds, median_seconds: their age; None without a clock.
@@ -45,7 +45,7 @@ class Suspect:
         lows: lowest level in each eighth of the time since the first allocation; of the events without a clock.
     """
 
-    call_site: str
+    who: str
     verdict: Verdict
     nr_live: int
     live_bytes: int
@@ -76,30 +76,30 @@ class Leaks(Answer):
         growing = self.growing()
         if not growing:
             backlog = sum(row.nr_live for row in self.rows if row.verdict == "backlog")
-            more = (
-                f"; {count(backlog, 'live area')} look like backlog: lately there were half as many" if backlog else ""
-            )
-            return f"no call site grows steadily{more}"
+            late = f"; {count(backlog, 'live area')} look like backlog: lately there were half as many"
+            return f"nobody holds more and more{late if backlog else ''}"
         first = growing[0]
         held = f"{count(first.nr_live, 'live area')}, {format_bytes(first.live_bytes)} per CPU"
         others = f", and {len(growing) - 1} more" if len(growing) > 1 else ""
-        return f"{first.call_site} grows steadily ({held}){others}"
+        return f"{first.who} holds more and more ({held}){others}"
 
     def picture(self) -> Picture | None:
         """Draw the live areas of the call sites that grow, or hold most."""
         from .pictures import steps
 
-        return steps("Live areas over the trace, by call site", self.curves, "row of the trace", "live areas")
+        return steps("Live areas over the trace", self.curves, "row of the trace", "live areas")
 
 
 def leaks(subject: Any, *, at: At = None, older_than: float = 0.0) -> Leaks:
-    """Tell call sites whose live areas grow from those that keep a level, and from backlog.
+    """Tell who holds more and more from who keeps a level, and from backlog.
+
+    By call site; by task on kernels whose call sites say nothing.
 
     >>> from percpu_lab.allocator import Allocator
     >>> a = Allocator()
     >>> kept = [a.alloc_percpu(64) for _ in range(100)]
     >>> print(leaks(a).headline())
-    ? grows steadily (100 live areas, 6.2 KiB per CPU)
+    ? holds more and more (100 live areas, 6.2 KiB per CPU)
 
     Args:
         subject: a Recording, a trace, or an Allocator.
@@ -115,15 +115,17 @@ def leaks(subject: Any, *, at: At = None, older_than: float = 0.0) -> Leaks:
     old = live & is_before_tracing(ledger.born)
     found = [_before_tracing(ledger, old, age)] if old.any() else []
     recent = live & ~old
+    names = ledger.task if whole.best_key == "task" else ledger.site
     curves = {}
-    for site in np.unique(ledger.site.code[recent]).tolist():
-        chosen = (ledger.site.code == site) & (ledger.born >= 0)
+    for who in np.unique(names.code[recent]).tolist():
+        chosen = (names.code == who) & (ledger.born >= 0)
         rows, levels = _curve(ledger.born[chosen], ledger.died[chosen], moment)
-        curves[ledger.site.names[site]] = rows, levels
+        curves[names.names[who]] = rows, levels
         lows = [_lows(rows, levels, edges) for edges in _edges(ledger, int(rows[0]), moment)]
-        found.append(_suspect(ledger, site, recent & chosen, age, int((levels[1:] < levels[:-1]).sum()), lows))
+        nr_freed = int((levels[1:] < levels[:-1]).sum())
+        found.append(_suspect(ledger, names.names[who], recent & chosen, age, nr_freed, lows))
     found.sort(key=lambda row: (_ORDER.index(row.verdict), -row.live_bytes))
-    shown = [row.call_site for row in found if row.call_site in curves][:5]
+    shown = [row.who for row in found if row.who in curves][:5]
     kept = tuple(
         (name, (*curves[name][0].tolist(), moment), (*curves[name][1].tolist(), int(curves[name][1][-1])))
         for name in shown
@@ -161,14 +163,13 @@ def _lows(rows: Ints, levels: Ints, edges: Ints) -> tuple[int, ...]:
 
 
 def _suspect(
-    ledger: Ledger, site: int, chosen: Bools, age: Floats, nr_freed: int, lows: list[tuple[int, ...]]
+    ledger: Ledger, who: str, chosen: Bools, age: Floats, nr_freed: int, lows: list[tuple[int, ...]]
 ) -> Suspect:
     nr_live = int(chosen.sum())
     size = int(ledger.size[chosen].sum())
     shown = lows[0]
     verdict = _verdict(lows, nr_live, nr_freed)
-    name = ledger.site.names[site]
-    return Suspect(name, verdict, nr_live, size, *_ages(age[chosen]), shown[-1] - shown[0], shown)
+    return Suspect(who, verdict, nr_live, size, *_ages(age[chosen]), shown[-1] - shown[0], shown)
 
 
 def _verdict(lows: list[tuple[int, ...]], nr_live: int, nr_freed: int) -> Verdict:

@@ -7,7 +7,7 @@ Allocator        ──▶ Rebuilt of its ring if that lost nothing, else the li
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from ..events import Events
 from ..geometry import AllocInfo
 from ..plain import count
 from ..rebuild import Rebuilt
-from .ledger import Ledger
+from ..rebuild.holders import NOT_RECORDED
+from .ledger import NOBODY, Ledger
 
 if TYPE_CHECKING:
     from ..review import Review
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 Notes = dict[str, tuple[str, ...]]
 At = int | str | None
-_WRAPPERS = ("__alloc_percpu", "__alloc_reserved_percpu", "pcpu_alloc")
+_NOBODY = ("__alloc_percpu", "__alloc_reserved_percpu", "pcpu_alloc", NOT_RECORDED, NOBODY)
 _MOST = 0.5
 
 
@@ -159,11 +160,15 @@ class Subject:
         return geometry.info if geometry is not None else None
 
     @cached_property
-    def has_wrappers(self) -> bool:
-        """Whether most call sites are the allocator's own wrapper, as with frame pointers and on 32 bit."""
+    def best_key(self) -> Literal["call_site", "task"]:
+        """What tells areas apart best: call sites, or tasks where most call sites say nothing.
+
+        Frame pointers and 32 bit leave only the allocator's own wrapper there; older kernels have no such field.
+        """
         names = self.ledger.site.names
-        is_wrapper = np.array([name.startswith(_WRAPPERS) for name in names], bool)
-        return bool(len(self.ledger)) and bool(is_wrapper[self.ledger.site.code].mean() > _MOST)
+        is_empty = np.array([name.startswith(_NOBODY) for name in names], bool)
+        mostly = bool(len(self.ledger)) and bool(is_empty[self.ledger.site.code].mean() > _MOST)
+        return "task" if mostly and self.engine is None else "call_site"
 
     @property
     def least_size(self) -> int:
@@ -243,6 +248,6 @@ class Subject:
                 inferred.append(self._unseen())
             if not (lost or unmatched or lost_frees):
                 certain.append("every free belongs to a recorded allocation, and no event is reported lost")
-            if self.has_wrappers:
-                certain.append("call_site names the allocator's own wrapper on this kernel: only tasks tell who asked")
+            if self.best_key == "task":
+                certain.append("call sites are not told, or name only the allocator's wrapper: tasks tell who asked")
         return {"certain": tuple(certain), "inferred": tuple(inferred)}

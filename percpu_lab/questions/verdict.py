@@ -151,6 +151,6 @@ def _peak(rebuilt: Rebuilt) -> str:
 
 
 def _most(whole: Subject) -> str:
-    rows = top(whole, "task" if whole.has_wrappers else "call_site").rows
+    rows = top(whole, whole.best_key).rows
     shown = [f"{row.who} {format_bytes(row.size_bytes)} ({row.share:.0%})" for row in rows[:3]]
     return ", ".join(shown) or "nobody"
