@@ -315,6 +315,11 @@ def test_the_state_of_a_very_large_run_is_made_again_when_it_is_looked_at(monkey
     assert states(large.engine) == states(small.engine)
 
 
+def test_a_name_that_is_none_is_answered_with_those_there_are(lifo: Comparison) -> None:
+    with pytest.raises(RequestError, match=r"there are: v4\.13-areamap; v6\.12-bitmap"):
+        lifo["v5.4"]
+
+
 def test_time_stands_apart(lifo: Comparison) -> None:
     assert set(lifo.seconds) == {AREA_MAP, BITMAP}
     assert "seconds" not in lifo.text

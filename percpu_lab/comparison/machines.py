@@ -21,7 +21,7 @@ from .pages import check_page_size
 from .requests import Requests
 from .result import on_machine
 from .run import Outcome, ScriptRun
-from .settings import Machine, Plan, default_engine
+from .settings import Machine, Plan, default_engine, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +126,7 @@ class WhatIf:
     costs: tuple[MachineCost, ...]
 
     def __getitem__(self, name: str) -> MachineCost:
-        return next(cost for cost in self.costs if cost.name == name)
+        return named(self.costs, name)
 
     def __len__(self) -> int:
         return len(self.costs)

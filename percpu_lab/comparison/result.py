@@ -19,7 +19,7 @@ from ..geometry import Geometry
 from ..workloads import Workload
 from .requests import Requests, requests_of
 from .run import Outcome, ScriptRun
-from .settings import BOTH_ENGINES, Machine, as_geometry, machine_of, plans
+from .settings import BOTH_ENGINES, Machine, as_geometry, machine_of, named, plans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,7 @@ class Comparison:
         return tuple(run.outcome for run in self.runs)
 
     def __getitem__(self, name: str) -> Outcome:
-        return next(outcome for outcome in self.outcomes if outcome.name == name)
+        return named(self.outcomes, name)
 
     @property
     def text(self) -> str:

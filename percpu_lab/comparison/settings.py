@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ..core import layout as L
 from ..engine import Engine
@@ -18,6 +18,13 @@ from .pages import boot
 
 Machine = Geometry | AllocInfo | str
 BOTH_ENGINES = tuple(MODELS)
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,22 @@ def _name(setting: Setting, plan: Plan, others: Sequence[Plan]) -> str:
     if not plan.reclaim:
         parts.append("no reclaim")
     return ", ".join(parts) or plan.engine
+
+
+_Named = TypeVar("_Named", bound=Named)
+
+
+def named(parts: Sequence[_Named], name: str) -> _Named:
+    """Find a part of an answer by its name.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    found = next((part for part in parts if part.name == name), None)
+    if found is None:
+        remedy = f"there are: {'; '.join(part.name for part in parts)}"
+        raise RequestError(f"nothing is called {name!r:.80}", where="name", remedy=remedy)
+    return found
 
 
 def machine_name(machine: Machine | None, geometry: Geometry) -> str:
