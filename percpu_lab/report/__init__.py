@@ -91,8 +91,13 @@ def _visible(value: Any) -> Any:
 def _sections(whole: Subject) -> Iterator[Section]:
     asked: Sequence[tuple[str, str, Callable[[Subject], Answer], str]] = (
         ("trust", "Can the recording be trusted?", q.consistency, "consistency PATH"),
-        ("top", "Who holds the most at the end?", q.top, "top PATH"),
-        ("ever", "Who asked for the most, freed or not?", partial(q.top, by="call_site", live=False), "top PATH --all"),
+        ("top", "Who holds the most at the end?", partial(q.top, by=whole.best_key), "top PATH"),
+        (
+            "ever",
+            "Who asked for the most, freed or not?",
+            partial(q.top, by=whole.best_key, live=False),
+            "top PATH --all",
+        ),
         ("leaks", "Who leaks, and what is only backlog?", q.leaks, "leaks PATH"),
         ("lifetimes", "Who asks for memory only to give it back at once?", q.lifetimes, "lifetimes PATH"),
         ("failures", "Which requests failed, and why?", q.failures, "failures PATH; why-failed PATH ROW"),
