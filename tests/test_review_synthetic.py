@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded_engine import KWORKER, engine_lines, field, recording
 
-from percpu_lab.review import FORCED, REORDERED, review
+from percpu_lab.review import FORCED, REORDERED, VERDICTS, review
+from percpu_lab.traces.early import with_columns
+from percpu_lab.validate_bitmap import validate_bitmap_engine
 
 seeds = st.integers(0, 10_000)
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -111,3 +114,15 @@ def test_a_place_outside_its_chunk_is_not_explained(tmp_path: Path) -> None:
     done = review(recording(lines, tmp_path), jit="off")
     assert done.forced_causes()["the chunk is not known"] == 1
     assert done.counts["exact"] > 0.9 * done.counts["allocs"]
+
+
+@few
+@given(seed=seeds, column=st.sampled_from(["off", "size", "align", "base_addr"]), value=st.integers(-5, 70_000))
+def test_damaged_numbers_do_no_harm(seed: int, column: str, value: int, tmp_path: Path) -> None:
+    made = recording(engine_lines(seed, 120, atomic=0.3), tmp_path)
+    values = getattr(made.trace, column).copy()
+    values[seed % 7 :: 7] = max(value, 0) if column == "base_addr" else value
+    damaged = replace(made, trace=with_columns(made.trace, **{column: values}))
+    done = review(damaged, jit="off")
+    assert sum(done.counts[verdict] for verdict in VERDICTS) == done.counts["allocs"]
+    validate_bitmap_engine(done.state_at(len(damaged.trace)))

@@ -18,7 +18,6 @@ Invariants, whatever the recording says:
 Source: Linux v6.12 mm/percpu.c by its behavioural specification; the method is described in review/.
 """
 
-from ..units import PAGE_SHIFT, PAGE_SIZE
 from . import layout as L
 from ._jit import cold, entry, kernel
 from .backing import depopulate_all, depopulate_run, pcpu_chunk_populated, pcpu_destroy_chunk, populate_some
@@ -27,6 +26,7 @@ from .bitmap import (
     PCPU_EMPTY_POP_PAGES_HIGH,
     PCPU_EMPTY_POP_PAGES_LOW,
     PCPU_MIN_ALLOC_SHIFT,
+    PCPU_MIN_ALLOC_SIZE,
     free_slot,
     needs_balance,
     other_chunk_in_free_slot,
@@ -50,6 +50,7 @@ from .bits import find_last_bit, find_next_bit
 from .counters import pcpu_stats_area_alloc
 from .lists import list_del, list_empty
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
+from .page import PAGE_SHIFT, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from .request import pcpu_schedule_balance_work, room
 from .slots import raw_slot
 from .state import State
@@ -202,7 +203,14 @@ def clear_place(s, c, off, size):
 def is_served(s, c, off, size):
     """Say whether [off, off + size) lies in the part of a chunk that requests may get."""
     end = (s.chunk[c + L.NR_PAGES] << PAGE_SHIFT) - s.chunk[c + L.END_OFFSET]
-    return s.chunk[c + L.START_OFFSET] <= off and off + size <= end and size > 0
+    return s.chunk[c + L.START_OFFSET] <= off and off + size <= end and (off | size) & (PCPU_MIN_ALLOC_SIZE - 1) == 0
+
+
+@kernel
+def is_legal(size, align):
+    """Say whether pcpu_alloc lets a request pass; a damaged trace may say anything."""
+    is_size = 0 < size <= PCPU_MIN_UNIT_SIZE and size & (PCPU_MIN_ALLOC_SIZE - 1) == 0
+    return is_size and PCPU_MIN_ALLOC_SIZE <= align <= PAGE_SIZE and align & (align - 1) == 0
 
 
 @cold
@@ -223,7 +231,7 @@ def step_alloc(s, events, n, row, mark, found, handles, reg):
     size = events[TAPE_SIZE * n + row]
     align = events[TAPE_ALIGN * n + row]
     flags = events[TAPE_FLAGS * n + row]
-    if c == 0 or not is_served(s, c, off, size):
+    if c == 0 or not is_legal(size, align) or not is_served(s, c, off, size):
         if mark & MARK_FORCE == 0:
             return REPLAY_NO_CHUNK
         found[FOUND_NOTE * n + row] = NOTE_NO_CHUNK
@@ -270,6 +278,8 @@ def step_fail(s, events, n, row, mark, found, reg):
     size = events[TAPE_SIZE * n + row]
     align = events[TAPE_ALIGN * n + row]
     flags = events[TAPE_FLAGS * n + row]
+    if not is_legal(size, align):
+        return REPLAY_OK
     place, off = predict(s, size, align, flags)
     if place != 0 and mark & MARK_FORCE == 0 and flags & L.FLAG_ATOMIC:
         reg[REG_CHUNK] = s.chunk[place + L.ORDINAL]
@@ -298,7 +308,7 @@ def step_create(s, events, n, row, found, handles, reg):
     bits = 0
     if size == 0 and reg[REG_WANT] > 0:
         bits = NOTE_FORESEEN
-    elif size > 0:
+    elif is_legal(size, events[TAPE_ALIGN * n + row]):
         place, _ = predict(s, size, events[TAPE_ALIGN * n + row], events[TAPE_FLAGS * n + row])
         if place == 0 and list_empty(s.chunk, L.LIST_NEXT, free_slot(s) * s.g[L.ROW_WORDS]):
             bits = NOTE_FORESEEN
@@ -499,6 +509,8 @@ def replay_script(g, chunk, map_, birth, ring, order, events, marks, found, hand
 @kernel
 def agrees(s, events, n, row, handles):
     """Say whether the model would do now what the row says: allocate there, or fail."""
+    if not is_legal(events[TAPE_SIZE * n + row], events[TAPE_ALIGN * n + row]):
+        return False
     place, off = predict(s, events[TAPE_SIZE * n + row], events[TAPE_ALIGN * n + row], events[TAPE_FLAGS * n + row])
     if events[TAPE_EVENT * n + row] == L.EVENT_FAIL:
         return place == 0

@@ -56,6 +56,11 @@ class Snapshot:
     handles: Int64s
     reg: Int64s
 
+    @property
+    def nbytes(self) -> int:
+        """Give about what it takes."""
+        return self.chunk.nbytes + self.map.nbytes
+
 
 class Machine:
     """An engine of v6.12 that follows a tape.

@@ -48,6 +48,8 @@ def _not_populated(search: Search, chunk: int, off: int, size: int) -> _Mended |
     if chunk < 0:
         return None
     c = int(search.machine.handles[chunk])
+    if search.machine.engine.chunk[c + L.IMMUTABLE]:
+        return None
     size = min(size, int(search.machine.engine.chunk[c + L.NR_PAGES]) * PAGE_SIZE - off)
     if not _pages(search, chunk, off, size, populated=True):
         return None

@@ -306,8 +306,7 @@ class Replayed:
     def _replay(self, start: Snapshot) -> Iterator[Snapshot]:
         machine = self.machine
         machine.restore(start)
-        size = sum(part.nbytes for part in (start.chunk, start.map))
-        distance = max(self.length // max(_CHECKPOINT_BYTES // size, 1), 1024)
+        distance = max(self.length // max(_CHECKPOINT_BYTES // start.nbytes, 1), 1024)
         yield start
         while machine.pos < self.length:
             stop = min(machine.pos + distance, self.length)

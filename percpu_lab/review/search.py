@@ -34,7 +34,8 @@ from .tape import NO_TASK
 
 __all__ = ["Search"]
 
-_SLICE = 128  # rows between snapshots
+_SLICE = 128  # rows between snapshots, if they are small
+_SNAPSHOT_BYTES = 1 << 27
 _REACH = 4096  # rows that an allocation may be moved over
 _SHORT_REACH = 12  # the same while out of step
 _MOST_PLACES = 24  # places of one row that are verified
@@ -75,6 +76,7 @@ class Search:
         self.nr_seeds = self.tape.used - self.tape.nr_rows
         self._snapshots: deque[Snapshot] = deque([machine.snapshot()])
         self._taken: list[int] = []
+        self._distance = max(_SLICE, _REACH * self._snapshots[0].nbytes // _SNAPSHOT_BYTES)
         self._in_a_row = 0
         self._last_forced = -1
         self._chunk_of: dict[int, int] = {}
@@ -90,7 +92,7 @@ class Search:
             if machine.status != R.REPLAY_OK:
                 self._resolve(row)
                 row += 1
-            if machine.pos - self._snapshots[-1].pos >= _SLICE:
+            if machine.pos - self._snapshots[-1].pos >= self._distance:
                 self._keep_snapshot()
             if progress is not None:
                 progress(row, self.end)
@@ -220,6 +222,8 @@ class Search:
         if tape.events[R.TAPE_EVENT, row] != L.EVENT_ALLOC or machine.status != R.REPLAY_OTHER_PLACE:
             return None
         chunk, off = self.recorded_chunk(int(machine.reg[R.REG_CHUNK])), int(machine.reg[R.REG_OFF])
+        if chunk < 0:
+            return None
         size = int(tape.events[R.TAPE_SIZE, row])
         if row >= tape.first_loss:
             return R.ROW_IN_USE, chunk, off, size
