@@ -298,6 +298,12 @@ def test_a_verdict_says_what_matters(boot: Subject) -> None:
     assert "354 areas" in text
 
 
+def test_a_verdict_says_what_percpu_stats_cannot_agree_on(boot: Subject) -> None:
+    assert boot.recording is not None
+    found = verdict(review(replace(boot.recording, early=None), jit="off"))
+    assert "percpu_stats counts 70 areas more" in found.text()
+
+
 @pytest.mark.parametrize(
     "ask", [slots, failures, verdict, decisions, lambda s: explain(s, 3), lambda s: why_not_freed(s, 0)]
 )

@@ -218,7 +218,7 @@ class Subject:
             return snapshot(self.engine)
         return self.events("at").snapshot(self.moment(at))
 
-    def _unseen(self) -> str:
+    def unseen(self) -> str:
         """Say what is known of areas from before the recording that were not freed in it."""
         for reading in self.recording.stats if self.recording is not None else ():
             if reading.rows is None:
@@ -245,7 +245,7 @@ class Subject:
                     f"{count(unmatched, 'free')} of areas from before the recording: others from then are not seen"
                 )
             if self.engine is None and self.rebuilt.early is None:
-                inferred.append(self._unseen())
+                inferred.append(self.unseen())
             if not (lost or unmatched or lost_frees):
                 certain.append("every free belongs to a recorded allocation, and no event is reported lost")
             if self.best_key == "task":

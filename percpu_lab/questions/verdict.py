@@ -105,7 +105,7 @@ def _decided(whole: Subject) -> list[Line]:
     if review.chunks:
         lines.append(Line("chunks", _chunks(review)))
     if review.checks:
-        lines.append(Line("the kernel's own numbers", _checks(review)))
+        lines.append(Line("the kernel's own numbers", _checks(whole)))
     return lines
 
 
@@ -126,13 +126,16 @@ def _chunks(review: Review) -> str:
     return f"{', '.join(parts)}; {known}"
 
 
-def _checks(review: Review) -> str:
-    parts = []
+def _checks(whole: Subject) -> str:
+    review, parts = whole.review, []
     for kind, word in (("stats", "percpu_stats"), ("meminfo", "meminfo")):
         found = [check for check in review.checks if check.kind == kind]
         if found:
             parts.append(f"{sum(check.is_equal for check in found)} of {len(found)} readings of {word} equal the model")
-    return ", ".join(parts)
+    text = ", ".join(parts)
+    if all(check.is_equal for check in review.checks) or review.recording.early is not None:
+        return text
+    return f"{text}; {whole.unseen()}"
 
 
 def _live(whole: Subject) -> str:
