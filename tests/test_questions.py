@@ -259,6 +259,8 @@ def test_waste_without_geometry_says_what_it_does_not_know() -> None:
     found = {row.way: row for row in waste(TWO_SITES).rows}
     assert found["empty populated pages"].nr is None
     assert found["free behind the last area"].all_cpus_bytes is None
+    assert found["free behind the last area"].known == "inferred"
+    assert "geometry unknown" in " ".join(waste(TWO_SITES).inferred)
 
 
 # --- cost ---------------------------------------------------------------------------

@@ -152,6 +152,11 @@ class Subject:
         return self.rebuilt
 
     @property
+    def guess(self) -> str:
+        """What was taken for the geometry where that is not known, in words; empty if it is."""
+        return self.rebuilt.space.guess if self.rebuilt is not None else ""
+
+    @property
     def info(self) -> AllocInfo | None:
         """The geometry, where it is known."""
         if self.engine is not None:

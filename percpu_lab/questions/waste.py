@@ -111,7 +111,7 @@ def waste(subject: Any, *, at: At = None) -> Waste:
     whole = Subject.of(subject)
     snap = whole.snapshot(at)
     info = whole.info
-    parts = [_rounding(whole, snap), *_gaps(whole, snap), *_free(snap), _empty(whole, snap, at)]
+    parts = [_rounding(whole, snap), *_gaps(whole, snap), *_free(whole, snap), _empty(whole, snap, at)]
     nr_cpus = info.nr_cpus if info is not None else None
     rows = tuple(
         Lost(part.way, part.nr, part.nr_bytes,
@@ -165,14 +165,15 @@ def _alignments(whole: Subject, birth: Ints) -> Ints:
     return align
 
 
-def _free(snap: Snapshot) -> list[_Part]:
+def _free(whole: Subject, snap: Snapshot) -> list[_Part]:
     areas = snap.areas
     has_areas = np.zeros(len(snap.chunks), bool)
     has_areas[areas.chunk[areas.kind == IN_USE]] = True
     tails = (areas.kind == FREE) & (areas.size_bytes > 0)
     used_chunk: Bools = has_areas[areas.chunk]
+    known = "inferred" if whole.guess else "exact"
     return [
-        _Part(way, int(chosen.sum()), int(areas.size_bytes[chosen].sum()))
+        _Part(way, int(chosen.sum()), int(areas.size_bytes[chosen].sum()), known)
         for way, chosen in ((_TAIL, tails & used_chunk), (_WHOLE, tails & ~used_chunk))
     ]
 
@@ -267,6 +268,7 @@ def _notes(whole: Subject) -> Notes:
     inferred += (f"events show sizes behind the rounding to {least}: up to {least - 1} bytes of each may be lost",)
     if whole.rebuilt is not None:
         inferred += ("alignment gaps: holes smaller than the alignment of the area behind them",)
+    inferred += (whole.guess,) if whole.guess else ()
     if whole.is_replayed:
         inferred += ("empty pages: those of the model that replays the recorded calls",)
     elif whole.recording is not None and whole.info is not None:
