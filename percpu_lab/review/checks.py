@@ -29,6 +29,8 @@ __all__ = ["Check", "Difference", "check_readings"]
 
 _REACH = 2000  # rows before and behind the markers
 _MOST_PLACES = 24
+_OF_AREAS = ("min_alloc_size", "max_alloc_size", "cur_min_alloc", "cur_med_alloc", "cur_max_alloc")
+_UNSEEN = "areas from before the recording are known as stretches, not one by one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,16 @@ class Difference:
     Args:
         field: such as "chunk 2: contig_bytes".
         kernel, model: the two values; None where one has no such field.
+        why: what explains it; "" if nothing does.
     """
 
     field: str
     kernel: Any
     model: Any
+    why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.field}: kernel {self.kernel}, model {self.model}"
+        return f"{self.field}: kernel {self.kernel}, model {self.model}{f' ({self.why})' if self.why else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class Check:
     def is_equal(self) -> bool:
         """Tell whether all fields are equal."""
         return self.row is not None and not self.differences
+
+    @property
+    def is_explained(self) -> bool:
+        """Tell whether all fields are equal, or known to be beyond what the recording can tell."""
+        return self.row is not None and all(difference.why for difference in self.differences)
 
     def __str__(self) -> str:
         if self.row is None:
@@ -144,7 +153,11 @@ def _compare(kernel: PercpuStats, model: PercpuStats, missing: int) -> tuple[lis
         for name in ("nr_alloc", "nr_cur_alloc", "nr_max_alloc", f"chunk {first}: nr_alloc"):
             ours[name] = ours.get(name, 0) + missing
     names = list(theirs) + [name for name in ours if name not in theirs]
-    differences = [Difference(n, theirs.get(n), ours.get(n)) for n in names if theirs.get(n) != ours.get(n)]
+    differences = [
+        Difference(name, theirs.get(name), ours.get(name), _UNSEEN if missing and name.endswith(_OF_AREAS) else "")
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
     return differences, len(names)
 
 

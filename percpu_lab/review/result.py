@@ -120,6 +120,11 @@ class Review:
         parts = [f"{counts[name]:,} {name}" for name in VERDICTS if counts[name] or name == "exact"]
         return f"{counts['allocs']:,} decisions: {', '.join(parts)}".replace(" forced", " not explained")
 
+    @property
+    def nr_steps(self) -> int:
+        """Count the rows replayed while searching and comparing: the work of the review."""
+        return 0 if self._search is None else self._search.machine.steps
+
     # --- what was found -----------------------------------------------------------------
 
     @cached_property
