@@ -313,6 +313,15 @@ def test_reserved_shows_the_areas_of_modules() -> None:
     assert reserved(a).nr_fail == 1
 
 
+@pytest.mark.parametrize("engine", ["v4.13-areamap", "v6.12-bitmap"])
+def test_the_reserved_chunk_is_told_from_the_first_in_every_kernel(engine: str) -> None:
+    a = lab.Allocator(engine=engine)
+    kept = [a.alloc_percpu(64, reserved=True), a.alloc_percpu(32)]
+    assert {row.who: row.size_bytes for row in top(a, "chunk").rows} == {"reserved": 64, "first chunk": 32}
+    assert reserved(a).used_bytes == 64
+    assert kept
+
+
 def test_reserved_of_a_boot_is_empty(boot: Recording) -> None:
     found = reserved(boot)
     assert (found.rows, found.capacity_bytes, found.free_bytes) == ((), 8192, 8192)

@@ -92,7 +92,7 @@ class Subject:
         events = engine.events(0)
         if not events.lost:
             rebuilt = Rebuilt.of(events, Unit.of(engine.geometry.info), engine.geometry.kernel)
-            if len(rebuilt.live(rebuilt.last_row)) == snapshot(engine).nr_in_use:  # no event was filtered
+            if _is_same(rebuilt.snapshot(rebuilt.last_row), snapshot(engine)):  # no event was filtered
                 return cls(source, rebuilt=rebuilt, engine=engine)
         return cls(source, engine=engine)
 
@@ -256,3 +256,11 @@ class Subject:
             if self.best_key == "task":
                 certain.append("call sites are not told, or name only the allocator's wrapper: tasks tell who asked")
         return {"certain": tuple(certain), "inferred": tuple(inferred)}
+
+
+def _is_same(rebuilt: Snapshot, real: Snapshot) -> bool:
+    """Whether the same number of areas lives in the same chunks."""
+    areas = [
+        dict(zip(snap.chunks.ordinal.tolist(), snap.chunks.nr_alloc.tolist(), strict=True)) for snap in (rebuilt, real)
+    ]
+    return areas[0] == areas[1]
