@@ -58,7 +58,7 @@ class Notebook:
         self.errors: list[str] = []
         self.outside: list[str] = []
         home = (base, base.replace("http", "ws", 1), "data:", "blob:", "about:")
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
         page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
         page.on("request", lambda request: request.url.startswith(home) or self.outside.append(request.url))
         page.on("websocket", lambda socket: socket.url.startswith(home) or self.outside.append(socket.url))
