@@ -179,6 +179,16 @@ def test_figures_for_programs(name: str) -> None:
     assert sum(site["live_bytes"] for site in sites) == figures["live"]["bytes"]
 
 
+def test_without_early_calls_readings_differ_only_where_the_start_is_unknown() -> None:
+    done = review(replace(recorded("pcs-smp4-medium-begin"), early=None), jit="off")
+    stats = [check for check in done.checks if check.kind == "stats"]
+    assert len(stats) == 9
+    assert not any(check.is_equal for check in stats)
+    assert all(check.is_explained for check in stats)
+    assert "known as stretches" in str(stats[0])
+    assert done.counts["forced"] == 0
+
+
 def test_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     review(recorded("deb61-smp4-boot"), progress=lambda done, of: told.append((done, of)), jit="off")

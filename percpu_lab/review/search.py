@@ -5,7 +5,7 @@ order of the file is not the order of the decisions. Where the model disagrees w
 
     learn       the place that was passed over was in use since before the recording, or since events were lost
     earlier     the row was decided earlier, but after its task's row before
-    later       up to three later rows of other tasks were decided before it
+    later       up to six later rows of other tasks were decided before it
     balance     the balance work ran now, or ran later than the model has it
     populated   an atomic request: the pages of its place had been populated, or those passed over had not
     parked      the chunk that was passed over had been parked in slot 0
@@ -39,8 +39,9 @@ _SNAPSHOT_BYTES = 1 << 27
 _REACH = 4096  # rows that an allocation may be moved over
 _SHORT_REACH = 12  # the same while out of step
 _MOST_PLACES = 24  # places of one row that are verified
-_MOST_LATER = 3
+_MOST_LATER = 6
 _MOST_MENDED = 8
+_STEPS, _STEPS_PER_ROW = 500_000, 40  # of all searches; recordings take up to 4 a row
 _OUT_OF_STEP = 20  # rows forced in a row
 _IN_STEP = 50  # rows that agree in a row
 
@@ -77,6 +78,7 @@ class Search:
         self._snapshots: deque[Snapshot] = deque([machine.snapshot()])
         self._taken: list[int] = []
         self._distance = max(_SLICE, _REACH * self._snapshots[0].nbytes // _SNAPSHOT_BYTES)
+        self._most_steps = _STEPS + _STEPS_PER_ROW * end
         self._in_a_row = 0
         self._last_forced = -1
         self._chunk_of: dict[int, int] = {}
@@ -112,8 +114,8 @@ class Search:
 
     @property
     def is_out_of_step(self) -> bool:
-        """Tell whether so much was forced that a long search is not worth it."""
-        return self._in_a_row >= _OUT_OF_STEP
+        """Tell whether so much was forced, or searched, that a long search is not worth it."""
+        return self._in_a_row >= _OUT_OF_STEP or self.machine.steps > self._most_steps
 
     def _resolve(self, row: int) -> None:
         machine = self.machine
@@ -158,7 +160,7 @@ class Search:
         return EARLIER if self._move_back(row) else 0
 
     def _later(self, row: int) -> int:
-        """Let the row that is recorded later, and has the place the model wants, come first; up to three of them."""
+        """Let the row that is recorded later, and has the place the model wants, come first; up to six of them."""
         came_first: list[int] = []
         for _ in range(_MOST_LATER):
             first = self._has_place_later(row)
@@ -294,9 +296,14 @@ class Search:
             return -1
         first = row + 1 + int(found[0])
         who = tape.who[first]
-        if who != NO_TASK and (who == tape.who[row] or (tape.who[row + 1 : first] == who).any()):
+        if who == NO_TASK:
+            return first
+        if who == tape.who[row]:
             return -1
-        return first
+        before = np.flatnonzero((tape.who[row + 1 : first] == who) & (tape.marks[row + 1 : first] & R.MARK_TAKEN == 0))
+        if len(before):  # what its task did before comes before it
+            first = row + 1 + int(before[0])
+        return first if tape.events[R.TAPE_EVENT, first] == L.EVENT_ALLOC else -1
 
     def recorded_chunk(self, ordinal: int) -> int:
         """Find the number of a chunk on the tape by the model's."""
