@@ -112,7 +112,8 @@ class KernelVersion:
         stats: how percpu_stats is printed.
         alloc_fields: fields that percpu_alloc_percpu has beyond those of v4.13.
         engine: the name of the engine that was checked against recordings of this release; None if none was.
-        replayed_by: the engine that makes the same decisions as far as recordings of this release show.
+        replayed_by: the engine that makes the same decisions as far as recordings of this release show, or those of
+            releases before and after it.
     """
 
     release: str
@@ -200,8 +201,7 @@ V6_2 = replace(
     release="v6.2",
     changed="the first chunk has more room",
     commit="e8753e416c7e",
-    dynamic_early_size=20 * KIB,
-    replayed_by=None,
+    dynamic_early_size=20 * KIB,  # replayed, as the rows on both sides of it were checked and decide alike
 )
 V6_6 = replace(
     V6_2, release="v6.6", changed="atomic failures are logged", commit="f7d77dfc91f7", logs_atomic_failures=True

@@ -129,8 +129,9 @@ def test_an_interrupt_ends_quietly(
 def test_warm_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("numba")
     assert main(["warm"]) == 0
-    line = r"v\d+\.\d+-\w+: (compiled|found in the cache, loaded) in \d+\.\d s.*\n"
-    assert re.fullmatch(line * 2, capsys.readouterr().out)
+    line = r"{}: (compiled|found in the cache, loaded) in \d+\.\d s.*\n"
+    engine = r"v\d+\.\d+-\w+"
+    assert re.fullmatch(line.format(engine) * 2 + line.format("review"), capsys.readouterr().out)
 
 
 def test_warm_without_numba_has_nothing_to_do(
@@ -147,4 +148,4 @@ def test_warm_reports_a_compiler_that_fails(
     monkeypatch.setattr(compiled, "policy", lambda choice=None: "wait")
     monkeypatch.setattr(compiled, "request", lambda name, wait: None)
     assert main(["warm"]) == 1
-    assert capsys.readouterr().err.startswith("percpu_lab: warm: the engine could not be compiled")
+    assert capsys.readouterr().err.startswith("percpu_lab: warm: it could not be compiled: v4.13-areamap")

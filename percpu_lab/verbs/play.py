@@ -83,13 +83,14 @@ def _warm(args: argparse.Namespace) -> int:
         return OK
     from ..models import MODELS
 
-    for model in MODELS.values():
+    modules = {model.name: model.module_name for model in MODELS.values()} | {"review": "replay"}
+    for name, module_name in modules.items():
         started = perf_counter()
-        module = compiled.request(model.module_name, wait=True)
+        module = compiled.request(module_name, wait=True)
         if module is None:
             remedy = "see the warning above; plain Python serves"
-            raise LabError(f"the engine could not be compiled: {model.name}", where="warm", remedy=remedy)
-        print(f"{model.name}: {_describe(module, perf_counter() - started)}", flush=True)
+            raise LabError(f"it could not be compiled: {name}", where="warm", remedy=remedy)
+        print(f"{name}: {_describe(module, perf_counter() - started)}", flush=True)
     return OK
 
 
