@@ -34,6 +34,17 @@ async function runScript(host, ref) {
   script.remove();
 }
 
+// ---- to Python
+
+// When a timer ends the kernel may have gone: then there is nobody to tell.
+function tell(model, message) {
+  try {
+    model.send(message);
+  } catch (error) {
+    if (error.message !== "Cannot send") throw error; // what JupyterLab says of a kernel that is no more
+  }
+}
+
 // ---- frames
 
 // A column: [name, "array", [dtype, shape]], [name, "arrays", [[dtype, shape], ...]] or [name, "list", values].
@@ -118,7 +129,7 @@ class Figure {
 
   // All plots at once, so that the browser composes the page once.
   repaint(isMeasuring) {
-    const plots = [...this.plots].filter((plot) => plot.isInSight);
+    const plots = [...this.plots].filter((plot) => plot.isInSight && plot.el.isConnected);
     for (const plot of plots) this.plots.delete(plot);
     if (isMeasuring) this.busySince = null;
     this.isMeasuring = isMeasuring;
@@ -135,7 +146,7 @@ class Figure {
   ack() {
     this.ackTimer = 0;
     this.acked = this.painted;
-    this.model.send({type: "ack", seq: this.acked});
+    tell(this.model, {type: "ack", seq: this.acked});
   }
 
   close() {
@@ -333,7 +344,7 @@ function reporter(model) {
   let timer = 0;
   const flush = () => {
     timer = 0;
-    model.send({type: "events", events: [...queue.values()].map((event) => event())});
+    tell(model, {type: "events", events: [...queue.values()].map((event) => event())});
     queue.clear();
   };
   return (key, event) => {

@@ -313,6 +313,23 @@ def test_axis_makes_room_for_longer_numbers_when_frames_pause(open_notebook):
     notebook.wait_for(f"{left} > {before}")
 
 
+def test_kernel_that_ends_before_a_frame_was_acknowledged_is_not_complained_about(open_notebook):
+    notebook = open_notebook(SETUP, SHOW)
+    notebook.run(0)
+    notebook.run(1)
+    notebook.wait_for_canvas()
+    notebook.js(
+        "window.labSetTimeout = window.setTimeout, window.labLate = [],"
+        "window.setTimeout = (call, delay, ...rest) => delay === 500 ? labLate.push(call)"
+        " : labSetTimeout(call, delay, ...rest)"
+    )
+    notebook.execute("live.frame({source: columns(7)})")
+    notebook.wait_for("labLate.length > 0")
+    notebook.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.dispose()")
+    notebook.js("labLate.forEach((call) => call())")
+    assert notebook.errors == []
+
+
 def test_error_of_a_producer_is_shown_and_taken_away(open_notebook):
     produce = """
 class State:
