@@ -224,3 +224,21 @@ def test_these_answers_print_and_become_json(ask: Any) -> None:
     assert answer.text().startswith(answer.headline())
     assert json.loads(json.dumps(answer.as_json()))["answer"] == answer.headline()
     assert len(answer.frame()) == len(answer.rows)
+
+
+@pytest.mark.parametrize(
+    ("calls", "end"),
+    [
+        (
+            [create(2.0, NEW), create(0.5, NEW)],
+            "; the file holds more than one recording, and only the first was read, up to line 2; damage: 1 mix",
+        ),
+        (
+            [create(2.0, NEW), alloc(0, 8, 3.0, base=NEW)[:90]],
+            "; the recording ends in the midst of a line, 2: more may have followed; what was read is consistent",
+        ),
+    ],
+    ids=["two recordings", "cut"],
+)
+def test_headline_says_where_reading_ended_before_the_file_did(calls: list[str], end: str) -> None:
+    assert consistency(trace(*calls)).headline() == f"1 event{end}"

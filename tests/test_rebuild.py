@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from percpu_lab.columns import IN_USE, RESERVED_ORDINAL, Snapshot, Unit
 from percpu_lab.core import layout as L
+from percpu_lab.engine import Engine
 from percpu_lab.errors import GeometryError, RequestError
+from percpu_lab.geometry import Geometry
 from percpu_lab.kernels import V4_13, V6_12
 from percpu_lab.rebuild import BEFORE, CHUNK_DESTROYED, FREE_LOST, FREED, LIVE, NEVER, Rebuilt, Space
 from percpu_lab.rebuild.blocks import blocks
@@ -434,3 +436,14 @@ def test_samples_over_time_are_those_of_snapshots(calls: list[Call]) -> None:
         chunks, chosen = rebuilt.snapshot(row).chunks, history["op"] == row
         for name in ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "nr_alloc"):
             assert history[name][chosen].tolist() == getattr(chunks, name).tolist()
+
+
+@pytest.mark.parametrize("kernel", [V4_13.name, V6_12.name])
+def test_reserved_areas_of_an_engine_stay_in_the_reserved_chunk(kernel: str) -> None:
+    engine = Engine(Geometry.simple(reserved_size=8192), kernel=kernel, jit="off")
+    for reserved in (True, False, True):
+        assert engine.alloc(64, 8, reserved, False)
+    rebuilt = Rebuilt.of(engine.events(0), Unit.of(engine.geometry.info), engine.geometry.kernel)
+    alloc = engine.events(0).event == L.EVENT_ALLOC
+    assert rebuilt.event_ordinal[alloc].tolist() == [RESERVED_ORDINAL, 0, RESERVED_ORDINAL]
+    assert not (rebuilt.chunks.ordinal > 0).any()

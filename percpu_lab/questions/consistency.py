@@ -21,6 +21,12 @@ Weight = Literal["damage", "note"]
 # remarks of the readers that say that events are missing, or are not of one run
 _DAMAGE = ("another boot", "boots", "damaged", "header", "limit", "mix", "payload", "release", "unreadable")
 _UNMATCHED = "unmatched frees"
+# remarks that say that reading ended before the recording did, and how the answer says so
+_ENDS = {
+    "mix": "the file holds more than one recording, and only the first was read, up to line {}",
+    "damaged": "the file is damaged, and only what stands before line {} was read",
+    "cut": "the recording ends in the midst of a line, {}: more may have followed",
+}
 _OWN = ("time", "twice")  # steps of the clock and lost frees are counted here, all of them
 
 
@@ -63,12 +69,17 @@ class Consistency(Answer):
     def headline(self) -> str:
         """Give the answer in one sentence."""
         events = count(self.nr_events, "event")
+        ends = [_ENDS[row.kind].format(f"{row.line:,}") for row in self.rows if row.kind in _ENDS and row.line]
+        if ends:
+            events = f"{events}; {ends[0]}"
         if self.is_sound:
             older = sum(row.nr for row in self.rows if row.kind == _UNMATCHED)
             before = f"; {count(older, 'free')} of areas from before it" if older else ""
+            if ends:
+                return f"{events}; what was read is consistent{before}"
             return f"{events}, nothing missing that shows: the recording is consistent{before}"
         kinds = ", ".join(f"{row.nr:,} {row.kind}" for row in self.rows if row.weight == "damage")
-        return f"{events}, and damage: {kinds}"
+        return f"{events}{';' if ends else ', and'} damage: {kinds}"
 
 
 def consistency(subject: Any) -> Consistency:

@@ -78,7 +78,8 @@ def join(trace: Events, early: Events | None, space: Space | None) -> Log:
     first, reserved, is_certain = finder.found()
     if first == _NOBODY and finder.at_boot.any():
         first = int(identity[finder.at_boot][0])
-    if space is not None and space.shares_base and space.reserved != (0, 0) and first != _NOBODY:
+    is_told = reserved != _NOBODY or first == _NOBODY  # an engine's events tell the two apart by their ordinals
+    if not is_told and space is not None and space.shares_base and space.reserved != (0, 0):
         reserved = len(values)
         base_addr[reserved] = base_addr[first]
         moved = (identity == first) & (columns["event"] <= L.EVENT_FREE) & (columns["off"] < space.first[0])

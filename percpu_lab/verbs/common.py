@@ -22,9 +22,12 @@ PATH_HELP = "folder of a recording, trace file (.gz too, trace.dat too), or - fo
 
 def verb(verbs: Verbs, name: str, run: Run, summary: str, description: str) -> argparse.ArgumentParser:
     """Enter a verb with the function that carries it out."""
-    raw = argparse.RawDescriptionHelpFormatter
+    sentence = summary if summary.endswith("?") else f"{summary}."
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=summary, description=f"{summary}.\n\n{description}", formatter_class=raw
+        name,
+        help=summary,
+        description=f"{sentence}\n\n{description}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser
