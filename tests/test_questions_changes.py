@@ -231,11 +231,11 @@ def test_these_answers_print_and_become_json(ask: Any) -> None:
     [
         (
             [create(2.0, NEW), create(0.5, NEW)],
-            "; the file holds more than one recording, and only the first was read, up to line 2; damage: 1 mix",
+            "; the file holds more than one recording, and only the first was read, before line 2; damage: 1 mix",
         ),
         (
             [create(2.0, NEW), alloc(0, 8, 3.0, base=NEW)[:90]],
-            "; the recording ends in the midst of a line, 2: more may have followed; what was read is consistent",
+            "; line 2 may be cut, and what followed it be missing; what was read is consistent",
         ),
     ],
     ids=["two recordings", "cut"],

@@ -366,7 +366,7 @@ def test_second_header_with_later_times_goes_on() -> None:
 def test_second_header_before_other_chunks_tells_of_another_boot() -> None:
     other = text_of(CREATE, "percpu_destroy_chunk: base_addr=00000000118f8f08", first_us=86889230)
     trace = read_trace_text(HEADER + text_of(ALLOC, FREE) + HEADER + other)
-    assert (len(trace), kinds(trace)) == (4, [(9, "header"), (9, "mix")])
+    assert (len(trace), kinds(trace)) == (4, [(9, "header"), (9, "boots")])
 
 
 def test_other_clock_ends_a_recording() -> None:

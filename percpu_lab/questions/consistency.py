@@ -21,11 +21,12 @@ Weight = Literal["damage", "note"]
 # remarks of the readers that say that events are missing, or are not of one run
 _DAMAGE = ("another boot", "boots", "damaged", "header", "limit", "mix", "payload", "release", "unreadable")
 _UNMATCHED = "unmatched frees"
-# remarks that say that reading ended before the recording did, and how the answer says so
+# remarks that say that less, or more, than one recording was read, and how the answer says so; {} is the line
 _ENDS = {
-    "mix": "the file holds more than one recording, and only the first was read, up to line {}",
-    "damaged": "the file is damaged, and only what stands before line {} was read",
-    "cut": "the recording ends in the midst of a line, {}: more may have followed",
+    "mix": "the file holds more than one recording, and only the first was read, before line {}",
+    "boots": "the file holds events of more than one boot, another from line {}; all were read as one",
+    "damaged": "a file is damaged, and of it only what stands before line {} was read",
+    "cut": "line {} may be cut, and what followed it be missing",
 }
 _OWN = ("time", "twice")  # steps of the clock and lost frees are counted here, all of them
 

@@ -297,7 +297,7 @@ class _Reading:
             text = "an area is handed out that was not freed before: its free was lost, or these are two recordings"
             self._reader.log.add(int(columns["line"][row]), "twice", text)
         for line, what in other_boots(columns["base_addr"], columns["line"], self._reader.header_lines[:MAX_ODDITIES]):
-            self._reader.log.add(line, "mix", what)
+            self._reader.log.add(line, "boots", what)
         return columns
 
     def _number(self, columns: dict[str, np.ndarray]) -> None:
