@@ -13,6 +13,7 @@ from percpu_lab.allocator import Allocator
 from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
 from percpu_lab.geometry import preset
+from percpu_lab.models import MODELS
 from percpu_lab.ops import Ops
 from percpu_lab.workloads import WORKLOADS, percpu_test
 
@@ -22,7 +23,7 @@ MACHINES = {"64 KiB": "x86-64, 4 CPUs", "256 KiB": "8 CPUs, 256 KiB"}
 OBJECTS = {"wait": 1_000_000, "off": 5_000}
 MIX = {"wait": {}, "off": {"nr_ops": 4_000, "live": 1_000}}
 PATTERNS = ("percpu_test1", "percpu_test2", "percpu_test3")
-KERNELS = ("v4.13-areamap", "v6.12-bitmap")
+KERNELS = tuple(MODELS)
 
 Report = Callable[..., None]
 
