@@ -312,3 +312,21 @@ def test_these_answers_print_and_become_json(ask: Any, boot: Subject) -> None:
     assert json.loads(json.dumps(answer.as_json()))["answer"] == answer.headline()
     assert len(answer.frame()) == len(answer.rows)
     assert answer.text()
+
+
+def test_why_not_freed_takes_the_chunk_that_it_names_where_a_trace_meets_another_before_the_first(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "dmesg.txt.gz").write_bytes((BOOT / "dmesg.txt.gz").read_bytes())
+    calls = [alloc(49152, 8, 1.0, base=0x90000), alloc(8192, 64, 1.1, base=0x10000), alloc(49160, 8, 1.2, base=0x90000)]
+    (tmp_path / "trace.txt").write_text("\n".join([*calls, ""]))
+    whole = Subject.of(review(lab.open_trace(tmp_path), jit="off"))
+    assert whole.rebuilt is not None
+    assert whole.trace.chunk.tolist() == [0, 1, 0]
+    named = whole.rebuilt.event_ordinal.tolist()
+    assert named[1] == 0
+    assert named[0] == named[2] > 1
+    found = why_not_freed(whole, named[0])
+    assert found.nr_populated is not None
+    assert found.nr_areas == 2
+    assert why_not_freed(whole, 0).rules[0].text.startswith("the first and the reserved chunk are immutable")
