@@ -145,8 +145,12 @@ class Notebook:
         return self.poll(lambda: self.value(expression), expression, timeout)
 
     def wait_for(self, javascript: str, timeout: float = 60) -> Any:
-        """Wait until a JavaScript expression is true in the page; returns its value."""
-        return self.page.wait_for_function(f"() => ({javascript})", timeout=timeout * 1000).json_value()
+        """Wait until a JavaScript expression is true in the page; returns its value.
+
+        What cannot be evaluated yet, such as a column that has no first value, is not true yet.
+        """
+        predicate = f"() => {{ try {{ return ({javascript}); }} catch {{ return false; }} }}"
+        return self.page.wait_for_function(predicate, timeout=timeout * 1000).json_value()
 
     def js(self, javascript: str) -> Any:
         """Value of a JavaScript expression in the page; labModel(name) finds a Bokeh model by its name."""
