@@ -43,7 +43,7 @@ def click(notebook, text):
 
 
 def test_curves_and_area_maps_of_both_runs_are_painted(board):
-    assert sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4
+    board.poll(lambda: sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4, "four painted plots")
     assert board.js("labModel('area_map_0') !== undefined && labModel('area_map_1') !== undefined")
 
 

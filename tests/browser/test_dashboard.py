@@ -43,7 +43,7 @@ def click(notebook, text):
 
 def test_all_views_are_painted_with_the_state_before_the_first_request(board):
     board.wait_for(f"{SHOWN_OP} === 0")
-    assert sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4
+    board.poll(lambda: sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4, "four painted plots")
 
 
 def test_views_show_distinct_moments_while_a_loop_runs_and_the_last_one_soon_after(board):

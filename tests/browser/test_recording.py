@@ -40,7 +40,7 @@ def test_a_recording_is_shown_with_its_time_and_moves_by_the_slider(board):
     assert board.js(SUMMARY).split("\n")[0].endswith(" s")
     board.execute("board.seek(100)")
     board.wait_for(f"{SUMMARY}.startsWith('op 100  ')")
-    assert sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4
+    board.poll(lambda: sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4, "four painted plots")
 
 
 def test_a_hover_says_who_asked_for_an_area(board):
