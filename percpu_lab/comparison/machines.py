@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError
 from ..geometry import AllocInfo, Geometry, GroupInfo, pcpu_build_alloc_info
 from ..geometry.info import cpu_ids
+from ..plain import text_table
 from ..units import KIB, format_bytes, round_up
 from .pages import check_page_size
 from .requests import Requests
@@ -135,8 +136,8 @@ class WhatIf:
     def text(self) -> str:
         """The answer as a table of text, a row a machine."""
         rows = [tuple(heading for heading, _ in _COLUMNS), *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+        right = [False] + [True] * (len(rows[0]) - 1)
+        lines = text_table(rows[0], rows[1:], right)
         return "\n".join([self._title(), *lines, *self._notes()])
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..geometry import Geometry
+from ..plain import text_table
 from ..workloads import Workload
 from .requests import Requests, requests_of
 from .run import Outcome, ScriptRun
@@ -98,8 +99,8 @@ class Comparison:
     def text(self) -> str:
         """The counts as a table of text, a column a setting."""
         rows = [("", *(outcome.name for outcome in self.outcomes)), *self._rows()]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+        right = [False] + [True] * (len(rows[0]) - 1)
+        lines = text_table(rows[0], rows[1:], right)
         return "\n".join([self._title(), *lines, *self._notes()])
 
     def __str__(self) -> str:

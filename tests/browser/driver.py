@@ -1,6 +1,7 @@
 """A notebook in a real JupyterLab in a real browser, driven from a test."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +194,11 @@ class Notebook:
         }"""
         left, top = self.page.evaluate(where, [plot, x, y, view])
         return left, top
+
+    def click_button(self, text: str) -> None:
+        """Click the first button with this text."""
+        label = re.compile(rf"^\s*{re.escape(text)}\s*$")
+        self.page.locator("button.jupyter-button").filter(has_text=label).first.click()
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Press the mouse at one place of the page and let it go at another."""

@@ -1,7 +1,5 @@
 """Several runs with one cursor, in a real JupyterLab."""
 
-import re
-
 import pytest
 
 SETUP = """
@@ -37,18 +35,13 @@ def board(open_notebook):
     assert notebook.outside == []
 
 
-def click(notebook, text):
-    label = re.compile(rf"^\s*{re.escape(text)}\s*$")
-    notebook.page.locator("button.jupyter-button").filter(has_text=label).first.click()
-
-
 def test_curves_and_area_maps_of_both_runs_are_painted(board):
     board.poll(lambda: sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4, "four painted plots")
     assert board.js("labModel('area_map_0') !== undefined && labModel('area_map_1') !== undefined")
 
 
 def test_a_step_back_moves_both_runs_and_the_cursor_in_the_curves(board):
-    click(board, "step -100")
+    board.click_button("step -100")
     board.wait_for(shows(LAST_OP - 100))
     spans = (
         "labModels().map(([, model]) => model).filter((model) => model.type === 'Span').map((span) => span.location)"

@@ -1,7 +1,5 @@
 """What a person sees and does: the views of an allocator and of a recorded run, in a real JupyterLab."""
 
-import re
-
 import pytest
 
 SETUP = """
@@ -36,11 +34,6 @@ def board(open_notebook):
     assert notebook.outside == []
 
 
-def click(notebook, text):
-    label = re.compile(rf"^\s*{re.escape(text)}\s*$")
-    notebook.page.locator("button.jupyter-button").filter(has_text=label).first.click()
-
-
 def test_all_views_are_painted_with_the_state_before_the_first_request(board):
     board.wait_for(f"{SHOWN_OP} === 0")
     board.poll(lambda: sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4, "four painted plots")
@@ -59,10 +52,10 @@ def test_views_show_distinct_moments_while_a_loop_runs_and_the_last_one_soon_aft
 
 
 def test_buttons_allocate_and_free(board):
-    click(board, "alloc_percpu")
+    board.click_button("alloc_percpu")
     board.wait_for(f"{SHOWN_OP} === 1")
     assert board.value("a.stats().global_stats.nr_cur_alloc") == 1
-    click(board, "free last")
+    board.click_button("free last")
     board.wait_for(f"{SHOWN_OP} === 2")
     assert board.value("a.stats().global_stats.nr_cur_alloc") == 0
 
@@ -74,23 +67,23 @@ def test_area_clicked_in_the_area_map_is_marked_in_the_timeline_and_can_be_freed
     board.page.mouse.click(*board.point("area_map", off, row))
     board.wait_for_value("board.session.selection.area == p.op")
     assert board.js("labModel('selected').data.area[0]") == board.value("p.op")
-    click(board, "free selected")
+    board.click_button("free selected")
     board.wait_for_value("not p.is_live and q.is_live")
 
 
 def test_workload_is_played_paused_and_stepped(board):
-    click(board, "play")
+    board.click_button("play")
     board.wait_for_value("a.engine.now > 20")
-    click(board, "pause")
+    board.click_button("pause")
     board.wait_for_value("not board.session.playing")
     now = board.value("a.engine.now")
-    click(board, "step")
+    board.click_button("step")
     board.wait_for_value(f"a.engine.now == {now + 1}")
     board.wait_for(f"{SHOWN_OP} === {now + 1}")
 
 
 def test_a_refused_free_says_why_and_changes_nothing(board):
-    click(board, "free selected")
+    board.click_button("free selected")
     board.wait_for("document.body.innerText.includes('no area in use is selected')")
     assert board.value("a.engine.now") == 0
 
