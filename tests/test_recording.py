@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import percpu_lab
 from percpu_lab.core import layout as L
-from percpu_lab.errors import TraceFormatError
+from percpu_lab.errors import GeometryError, TraceFormatError
 from percpu_lab.traces.recording import Recording, open_trace, read_stats_folder
 
 REAL = Path(__file__).parent / "data" / "real" / "folders"
@@ -113,6 +114,66 @@ def test_snaps_lie_between_their_own_markers_or_behind_the_statistics() -> None:
 def test_a_file_alone_is_a_trace_and_nothing_else() -> None:
     recording = open_trace(REAL / "pcs-smp3-boot" / "trace-nohashptr.txt.gz")
     assert (len(recording.trace), recording.early, recording.geometry, recording.stats) == (336, None, None, ())
+
+
+ALONE = REAL / "deb61-smp4-boot" / "trace.txt.gz"
+LOG = REAL / "deb61-smp4-boot" / "dmesg.txt.gz"
+WORDS = "s212992 r8192 d28672 u524288"
+
+
+@pytest.mark.parametrize("words", [f"{WORDS} cpus=4", "cpus=4, u524288 d28672 r8192 s212992 alloc=1*2097152",
+                                   f"percpu: Embedded 61 pages/cpu {WORDS} cpus=4",
+                                   f"pcpu-alloc: {WORDS} alloc=1*2097152\npcpu-alloc: [0] 0 1 2 3"])  # fmt: skip
+def test_a_file_alone_takes_its_layout_from_words(words: str) -> None:
+    recording, whole = open_trace(ALONE, geometry=words), open_trace(ALONE.parent)
+    assert recording.geometry is not None
+    assert whole.geometry is not None
+    assert recording.geometry.info == whole.geometry.info
+    assert "the layout of per-CPU memory is the one that was given" in recording.assumptions
+    assert any("nothing tells its release" in text for text in recording.assumptions)
+
+
+def test_a_file_alone_takes_layout_and_release_from_a_log() -> None:
+    recording, whole = open_trace(ALONE, dmesg=LOG), open_trace(ALONE.parent)
+    assert (recording.release, recording.kernel, recording.oddities) == (whole.release, whole.kernel, ())
+    assert recording.geometry is not None
+    assert whole.geometry is not None
+    assert recording.geometry.info == whole.geometry.info
+
+
+def test_percpu_stats_tells_the_layout_once_the_cpus_are_given() -> None:
+    trace, stats = REAL / "pcs-smp3-boot" / "trace.txt.gz", REAL / "pcs-smp3-boot" / "stats" / "001-boot-end.txt"
+    unknown = open_trace(trace, stats=stats)
+    assert unknown.geometry is None
+    assert "does not tell the possible CPUs" in unknown.oddities[0].text
+    known, whole = open_trace(trace, stats=stats, geometry="cpus=3"), open_trace(trace.parent)
+    assert known.geometry is not None
+    assert whole.geometry is not None
+    assert known.geometry.info == whole.geometry.info
+    assert len(known.stats) == 1
+
+
+def test_what_is_given_goes_before_what_a_folder_holds() -> None:
+    recording = open_trace(REAL / "deb61-smp4-boot", geometry=f"{WORDS} cpus=2", release="6.12.1")
+    assert recording.geometry is not None
+    assert (recording.geometry.info.nr_cpus, recording.release) == (2, "6.12.1")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [(WORDS, "cpus= is missing"), ("s1 cpus=4", "missing: rBYTES, dBYTES, uBYTES"), (f"{WORDS} cpus=0", "0 CPUs"),
+     ("unit=4 cpus=4", "not a word of a boot line: 'unit=4'"), ("", "missing: sBYTES"),
+     ("percpu: nothing here", "tells the layout"), (f"{WORDS} x\x1b[2J cpus=4", "not a word")],
+)  # fmt: skip
+def test_words_that_tell_no_layout_are_refused(words: str, what: str) -> None:
+    with pytest.raises(GeometryError, match=re.escape(what)):
+        open_trace(ALONE, geometry=words)
+
+
+@pytest.mark.parametrize("name", ["dmesg", "stats"])
+def test_a_file_that_is_given_must_be_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TraceFormatError, match="no such file"):
+        open_trace(ALONE, **{name: tmp_path / "none"})
 
 
 def test_the_standard_input_is_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,3 +308,35 @@ def test_the_package_has_a_verb_for_every_question() -> None:
     asked = {name for name in questions.__all__ if name.islower()} - {"verdict", "lint"}  # review and stats say them
     listed = run("-h", capture_output=True).stdout.replace("-", "_")
     assert [name for name in asked if f"\n    {name}" not in listed] == []
+
+
+# --- a trace that has no folder around it -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--dmesg", f"{BOOT}/dmesg.txt.gz"], ["--stats", f"{BOOT}/stats/001-boot-end.txt", "--geometry", "cpus=3"],
+     ["--geometry", "s181032 r8192 d31960 u524288 cpus=3"]],
+    ids=["log", "stats", "words"],
+)  # fmt: skip
+def test_a_trace_alone_is_reviewed_once_its_layout_is_given(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run_json(capsys, "review", f"{BOOT}/trace-nohashptr.txt.gz", *given)
+    assert (found["kernel"], found["forced"]) == ("v6.12-bitmap", 0)
+    assert found["exact"] + found["reordered"] + found["learned"] == found["allocs"] > 0
+
+
+def test_a_trace_without_layout_says_how_to_give_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", f"{BOOT}/trace.txt.gz"]) == 0
+    text = capsys.readouterr().out
+    for remedy in ("--dmesg FILE", "--stats FILE --geometry cpus=4", '--geometry "s212992'):
+        assert remedy in text
+
+
+def test_words_that_are_no_layout_are_one_line_of_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", f"{BOOT}/trace.txt.gz", "--geometry", "s1\x1b[2J"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("percpu_lab: geometry: not a word of a boot line")
+    assert errors.count("\n") == 1
+    assert "\x1b" not in errors

@@ -104,7 +104,9 @@ def consistency(subject: Any) -> Consistency:
     nr_lost = trace.lost
     certain = ("frees fire under the allocator's lock, so each must find its allocation before it",)
     silent = "events can be lost without a trace of it, such as when the ring is resized"
-    return Consistency(rows=tuple(found), nr_events=len(trace), nr_lost=nr_lost, certain=certain, inferred=(silent,))
+    assumed = whole.recording.assumptions if whole.recording is not None else ()
+    inferred = (silent, *(f"assumed: {text}" for text in assumed))
+    return Consistency(rows=tuple(found), nr_events=len(trace), nr_lost=nr_lost, certain=certain, inferred=inferred)
 
 
 def _lost(trace: Any) -> Iterator[Finding]:

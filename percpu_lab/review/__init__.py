@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import GeometryError
+from ..traces.given import NEEDED
 from ..traces.recording import Recording
 from .causes import CAUSES
 from .checks import Check, Difference
@@ -81,7 +82,7 @@ def _problem(recording: Recording) -> str:
     """Say why the decisions cannot be replayed; nothing if they can."""
     kernel, geometry = recording.kernel, recording.geometry
     if geometry is None:
-        return "the geometry is not known (dmesg.txt has it)"
+        return f"the geometry is not known: {NEEDED}"
     if kernel is not None and kernel.replayed_by != "v6.12-bitmap":
         return f"no engine was checked against recordings of {kernel.release}"
     if geometry.backing != "vm":

@@ -231,7 +231,7 @@ class Review:
         if self._search is None:
             raise RequestError(
                 f"the decisions could not be replayed: {self.problem}", where=where,
-                remedy="open the folder with dmesg.txt in it, which has the geometry",
+                remedy="the other questions do not need that",
             )  # fmt: skip
         return self._search
 

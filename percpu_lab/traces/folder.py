@@ -16,7 +16,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,14 +67,21 @@ class Folder:
 
     Args:
         path: the folder.
+        given: files that lie elsewhere, by the names they have in a folder; they go before those that are there.
+        is_alone: what is given is all; the folder is not looked into.
         remarks: grows while files are read.
     """
 
     path: Path
+    given: Mapping[str, Path] = field(default_factory=dict)
+    is_alone: bool = False
     remarks: list[Remark] = field(default_factory=list)
 
     def find(self, *names: str) -> Path | None:
         """Give the first of some files that is there, as it is or packed."""
+        given = next((self.given[name] for name in names if name in self.given), None)
+        if given is not None or self.is_alone:
+            return given
         for name in names:
             for path in (self.path / name, self.path / f"{name}.gz"):
                 if path.is_file():
@@ -116,7 +123,7 @@ class Folder:
     def numbered(self, folder: str) -> Iterator[NumberedFile]:
         """Walk the files NNN-name.txt of a folder by their numbers; another file becomes a remark."""
         found = []
-        for path in sorted((self.path / folder).glob("*")):
+        for path in () if self.is_alone else sorted((self.path / folder).glob("*")):
             match = _NUMBERED.fullmatch(path.name)
             if match is None:
                 self.remark(path, "name", "not named NNN-name.txt; it was not read")
@@ -126,8 +133,13 @@ class Folder:
 
     def remark(self, path: Path | str, kind: str, text: str, *, line: int | None = None) -> None:
         """Note something odd about a file."""
-        name = path if isinstance(path, str) else path.relative_to(self.path).as_posix()
-        self.remarks.append(Remark(name, line, kind, text))
+        self.remarks.append(Remark(self._name(path), line, kind, text))
+
+    def _name(self, path: Path | str) -> str:
+        if isinstance(path, str):
+            return path
+        is_given = path in self.given.values() or not path.is_relative_to(self.path)
+        return path.name if is_given else path.relative_to(self.path).as_posix()
 
     def trace(self) -> tuple[Path, Path | None]:
         """Find the trace, and the same ring read with true addresses, if it was.

@@ -34,6 +34,7 @@ from .consistency import early_remarks, log_remarks, reading_remarks
 from .dmesg import Dmesg, read_dmesg
 from .early import early_calls, with_columns
 from .folder import Folder, NumberedFile, Remark
+from .given import Given
 from .proc import ProcFile, VmallocArea, read_proc
 from .read import read_trace
 from .recorded import Marker, RecordedTrace
@@ -41,6 +42,7 @@ from .recorded import Marker, RecordedTrace
 __all__ = ["ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
 
 Rows = tuple[int, int]
+_INPUT = Path("-")
 _LOGS = ("dmesg.txt", "dmesg.log", "dmesg")
 _MARKER = re.compile(r"(STATS|SNAP)_(BEGIN|END) (\d{1,9})(?: (.*))?")
 _64_BIT = ("x86_64", "aarch64", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64", "alpha", "sparc64", "mips64")
@@ -133,27 +135,41 @@ class Recording:
         return f"<Recording {self.name!r}, kernel {self.release or 'unknown'}: {', '.join(parts)}>"
 
 
-def open_trace(path: str | Path, *, progress: Callable[..., Any] | None = None) -> Recording:
+def open_trace(
+    path: str | Path,
+    *,
+    geometry: AllocInfo | str | None = None,
+    release: str | None = None,
+    dmesg: str | Path | None = None,
+    stats: str | Path | None = None,
+    progress: Callable[..., Any] | None = None,
+) -> Recording:
     """Open a recording: a folder with all that is in it, or a trace file alone.
+
+    A file alone tells neither the layout of per-CPU memory nor the release; both may be given. What is given goes
+    before what is found.
 
     Args:
         path: the folder or file; "-" for the standard input.
+        geometry: the layout, or words for it: "s212992 r8192 d28672 u524288 cpus=4" (see given.py).
+        release: of the kernel, as `uname -r` says it.
+        dmesg: path of the kernel's log, which tells layout, release, and why requests failed.
+        stats: path of readings of percpu_stats, which tell the layout but for the CPUs (geometry="cpus=4").
         progress: called while the trace is read, as read_trace does.
 
     Raises:
         TraceFormatError: there is nothing there, or no trace in it.
+        GeometryError: the words for the layout do not tell it.
     """
-    path = Path(path)
+    path, given = Path(path), Given(geometry, release, dmesg, stats)
+    files = given.files()
     if path.is_dir():
-        return _FolderReader(Folder(path), progress).recording()
-    is_input = str(path) == "-"
-    if not path.exists() and not is_input:
+        return _Reader(Folder(path, files), given, progress).recording()
+    if not path.exists() and path != _INPUT:
         raise TraceFormatError("there is no such file or folder", where=str(path),
                                remedy="name a trace or a folder with one")  # fmt: skip
-    trace = read_trace("-" if is_input else path, progress=progress)
-    name = "standard input" if is_input else path.name
-    oddities = tuple(_trace_remarks(name, trace))
-    return Recording(name, path, trace, pointer_bytes=trace.pointer_bytes, oddities=oddities)
+    alone = Folder(path, {"trace.txt": path, **files}, is_alone=True)
+    return _Reader(alone, given, progress).recording()
 
 
 def read_stats_folder(path: str | Path) -> tuple[tuple[StatsReading, ...], tuple[Remark, ...]]:
@@ -166,11 +182,13 @@ def read_stats_folder(path: str | Path) -> tuple[tuple[StatsReading, ...], tuple
     return tuple(_stats_readings(folder, {})), tuple(folder.remarks)
 
 
-class _FolderReader:
-    """Reads the files of a folder one by one; what is wrong with one keeps none of the others back."""
+class _Reader:
+    """Reads the files of a recording one by one; what is wrong with one keeps none of the others back."""
 
-    def __init__(self, folder: Folder, progress: Callable[..., Any] | None) -> None:
+    def __init__(self, folder: Folder, given: Given, progress: Callable[..., Any] | None) -> None:
         self._folder = folder
+        self._given = given
+        self._layout = given.layout()
         self._progress = progress
         self._assumptions: list[str] = []
 
@@ -181,9 +199,9 @@ class _FolderReader:
         log_path, log = folder.find(*_LOGS), folder.text(*_LOGS)
         dmesg = read_dmesg(log) if log is not None else None
         uname = (folder.text("uname.txt") or "").split()
-        release = uname[2] if len(uname) > 2 else dmesg.release if dmesg else None
+        release = self._given.release or (uname[2] if len(uname) > 2 else dmesg.release if dmesg else None)
         kernel = kernel_for_release(release) if release else None
-        if kernel is None:
+        if kernel is None and (release or not folder.is_alone):
             folder.remark("uname.txt", "missing", _unknown_release(release))
         stats, proc = tuple(_stats_readings(folder, rows)), tuple(_proc_readings(folder, rows))
         geometry = self._geometry(dmesg, stats, kernel)
@@ -193,7 +211,7 @@ class _FolderReader:
         folder.remarks += log_remarks(log_path.name, dmesg, release) if dmesg and log_path else ()
         folder.remarks += reading_remarks(stats, proc, geometry.info if geometry else None)
         return Recording(
-            name=folder.path.resolve().name,
+            name="standard input" if folder.path == _INPUT else folder.path.resolve().name,
             path=folder.path,
             trace=trace,
             early=self._early(trace),
@@ -212,7 +230,7 @@ class _FolderReader:
     def _trace(self) -> RecordedTrace:
         path, plain_path = self._folder.trace()
         try:
-            trace = read_trace(path, progress=self._progress)
+            trace = read_trace("-" if path == _INPUT else path, progress=self._progress)
         except LabError as error:
             if plain_path is None:
                 raise
@@ -221,7 +239,7 @@ class _FolderReader:
             trace = read_trace(path, progress=self._progress)
         if plain_path is not None:
             trace, path = self._with_true_addresses(trace, path, plain_path)
-        self._folder.remarks += _trace_remarks(path.name, trace)
+        self._folder.remarks += _trace_remarks("standard input" if path == _INPUT else path.name, trace)
         return trace
 
     def _with_true_addresses(self, hashed: RecordedTrace, path: Path, plain_path: Path) -> tuple[RecordedTrace, Path]:
@@ -264,17 +282,25 @@ class _FolderReader:
 
     def _geometry(self, dmesg: Dmesg | None, stats: tuple[StatsReading, ...],
                   kernel: KernelVersion | None) -> Geometry | None:  # fmt: skip
-        """Work the geometry out from the log, or from percpu_stats and the count of CPUs."""
-        info = self._info_from_log(dmesg) or self._info_from_stats(stats)
+        """Work the geometry out from what was given, from the log, or from percpu_stats and the count of CPUs."""
+        info = self._info_as_given() or self._info_from_log(dmesg) or self._info_from_stats(stats)
         if info is None:
-            self._folder.remark("dmesg.txt", "missing", "nothing tells the layout of per-CPU memory")
+            if not self._folder.is_alone:
+                self._folder.remark("dmesg.txt", "missing", "nothing tells the layout of per-CPU memory")
             return None
         self._assumptions.append("addresses of chunks: the kernel keeps them to itself")
+        if kernel is None:
+            self._assumptions.append(f"the kernel is one like {V6_1.release}: nothing tells its release")
         try:
             return Geometry.from_info(info, backing="km" if info.up else "vm", kernel=kernel or V6_1)
         except GeometryError as error:
             self._folder.remark("dmesg.txt", "geometry", f"{error}; there is no geometry")
             return None
+
+    def _info_as_given(self) -> AllocInfo | None:
+        if self._layout.info is not None:
+            self._assumptions += ("the layout of per-CPU memory is the one that was given", *self._layout.assumptions)
+        return self._layout.info
 
     def _info_from_log(self, dmesg: Dmesg | None) -> AllocInfo | None:
         if dmesg is None:
@@ -290,7 +316,11 @@ class _FolderReader:
 
     def _info_from_stats(self, stats: tuple[StatsReading, ...]) -> AllocInfo | None:
         nr_cpus = self._nr_cpus()
-        if nr_cpus is None or not stats:
+        if not stats:
+            return None
+        if nr_cpus is None:
+            text = "percpu_stats does not tell the possible CPUs, and nothing else does: the layout is not known"
+            self._folder.remark(stats[0].file, "geometry", f"{text}; give geometry='cpus=4'")
             return None
         sizes = stats[0].stats.alloc_info
         try:
@@ -299,10 +329,13 @@ class _FolderReader:
         except GeometryError as error:
             self._folder.remark(stats[0].file, "geometry", str(error))
             return None
-        self._assumptions.append(f"{nr_cpus} possible CPUs in one group: only the online ones are known")
+        told = "as given" if self._layout.nr_cpus else "only the online ones are known"
+        self._assumptions.append(f"{nr_cpus} possible CPUs in one group: {told}")
         return info
 
     def _nr_cpus(self) -> int | None:
+        if self._layout.nr_cpus is not None:
+            return self._layout.nr_cpus
         count = (self._folder.text("cpucount.txt") or "").strip()
         return int(count) if count.isdecimal() and len(count) < 6 else None
 

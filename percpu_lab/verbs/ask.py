@@ -118,7 +118,7 @@ def _add(question: Question, verbs: Verbs) -> None:
 
 
 def _ask(question: Question, args: argparse.Namespace) -> int:
-    answer = question.ask(open_recording(args.path), args)
+    answer = question.ask(open_recording(args.path, args), args)
     if args.json:
         write_json(answer.as_json())
     else:
@@ -141,11 +141,11 @@ def _add_diff(verbs: Verbs) -> None:
 def _diff(args: argparse.Namespace) -> int:
     from ..questions import Moment, diff
 
-    first = open_recording(args.path)
+    first = open_recording(args.path, args)
     if args.other is None:
         answer = diff(Moment(first, _moment(args.start)), Moment(first, _moment(args.end)))
     else:
-        answer = diff(first, Moment(open_recording(args.other), _moment(args.end)))
+        answer = diff(first, Moment(open_recording(args.other, args), _moment(args.end)))
     if args.json:
         write_json(answer.as_json())
     else:

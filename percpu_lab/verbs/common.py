@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -34,9 +33,18 @@ def verb(verbs: Verbs, name: str, run: Run, summary: str, description: str) -> a
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
-    """Take the path of a recording, and --json."""
+    """Take the path of a recording, what may be said of it, and --json."""
     parser.add_argument("path", metavar="PATH", help=PATH_HELP)
     add_json(parser)
+    given = parser.add_argument_group("for a trace that has no folder around it")
+    given.add_argument("--dmesg", metavar="FILE", help="the kernel's log: layout, release, reasons of failures")
+    given.add_argument(
+        "--stats", metavar="FILE", help="percpu_stats: it tells the layout, but for the CPUs (--geometry cpus=4)"
+    )
+    given.add_argument(
+        "--geometry", metavar="WORDS", help='the layout: "s212992 r8192 d28672 u524288 cpus=4", from the boot line'
+    )
+    given.add_argument("--release", metavar="RELEASE", help="of the kernel, as uname -r says it")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -44,19 +52,23 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="write JSON instead of text")
 
 
-def open_recording(path: str) -> Any:
+def open_recording(path: str, args: argparse.Namespace) -> Any:
     """Open what a user named: a folder, a file, or - for standard input.
+
+    Args:
+        path: what was named.
+        args: with what add_path takes.
 
     Raises:
         LabError, OSError: it cannot be read.
     """
-    from ..traces.read import read_trace
-    from ..traces.recording import Recording, open_trace
+    from ..traces.recording import open_trace
 
     with Progress(path) as progress:
-        if path == "-":
-            return Recording("standard input", Path("-"), read_trace("-", progress=progress.reading))
-        return open_trace(path, progress=progress.reading)
+        return open_trace(
+            path, geometry=args.geometry, release=args.release, dmesg=args.dmesg, stats=args.stats,
+            progress=progress.reading,
+        )  # fmt: skip
 
 
 def say(text: str) -> None:

@@ -18,7 +18,8 @@ def add_review(verbs: Verbs) -> None:
         "say whether each decision of a recorded kernel is what the algorithm decides",
         """\
 Replays the recorded requests through the allocator of that kernel and compares every placement; then ten lines that say
-what was found. A folder with dmesg.txt is needed for that: without the geometry only the events are counted.""",
+what was found. The layout of per-CPU memory is needed for that, which dmesg.txt of a folder tells; of a lone trace
+say it by --dmesg, --stats or --geometry. Without it only the events are counted.""",
     )
     add_path(parser)
 
@@ -26,7 +27,7 @@ what was found. A folder with dmesg.txt is needed for that: without the geometry
 def _review(args: argparse.Namespace) -> int:
     from ..questions import verdict
 
-    review = reviewed(args.path)
+    review = reviewed(args)
     if args.json:
         write_json(review.as_json())
     else:
@@ -34,11 +35,11 @@ def _review(args: argparse.Namespace) -> int:
     return OK
 
 
-def reviewed(path: str) -> Any:
+def reviewed(args: argparse.Namespace) -> Any:
     """Open a recording and review it, with a line that says how far it is."""
     from ..review import review
 
-    recording = open_recording(path)
+    recording = open_recording(args.path, args)
     with Progress(f"reviewing {recording.name}") as progress:
         return review(recording, progress=progress.working)
 
@@ -59,7 +60,7 @@ def add_report(verbs: Verbs) -> None:
 def _report(args: argparse.Namespace) -> int:
     from ..report import report
 
-    page = report(reviewed(args.path))
+    page = report(reviewed(args))
     args.out.write_text(page, encoding="utf-8")
     if args.json:
         write_json({"report": str(args.out), "bytes": len(page.encode())})
