@@ -10,7 +10,10 @@ import pytest
 from tiny_traces import alloc, create, fail, free, marker, trace
 
 import percpu_lab as lab
+import percpu_lab.questions
+import percpu_lab.views.static
 from percpu_lab.__main__ import main
+from percpu_lab.errors import LabError, RequestError
 from percpu_lab.report import report
 from percpu_lab.review import review
 
@@ -47,7 +50,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page() -> Page:
-    return Page(report(review(lab.open_trace(DATA / "folders" / "pcs-smp3-boot"), jit="off")))
+    return Page(report(review(lab.open_trace(DATA / "folders" / "pcs-smp3-boot"), jit="off")).html)
 
 
 def test_the_page_says_the_verdict_first(page: Page) -> None:
@@ -91,7 +94,7 @@ def test_names_in_a_trace_never_become_markup() -> None:
     found = Page(report(trace(
         marker(f"BEGIN {bad}", 0.5), alloc(0, 8, 1.0, site="<img/src=x/onerror=alert(1)>", task="<b>&-1"),
         alloc(8, 8, 1.0, site=bad.replace(" ", "")), fail(8, 2.0), "<script>what is this</script>", free(0, 3.0),
-    )))  # fmt: skip
+    )).html)  # fmt: skip
     assert {tag for tag, _ in found.elements} & {"script", "b", "svg"} <= {"b"}
     assert not [attributes for tag, attributes in found.elements if tag == "img" and "onerror" in attributes]
     assert "<img/src=x/onerror=alert(1)>" in found.text
@@ -99,16 +102,15 @@ def test_names_in_a_trace_never_become_markup() -> None:
 
 
 def test_odd_lines_are_listed_with_their_numbers() -> None:
-    found = Page(
-        report(trace(alloc(0, 8, 1.0), "what is this?", alloc(8, 8, 2.0), "CPU:1 [LOST 9 EVENTS]", free(0, 3.0)))
-    )
+    odd = trace(alloc(0, 8, 1.0), "what is this?", alloc(8, 8, 2.0), "CPU:1 [LOST 9 EVENTS]", free(0, 3.0))
+    found = Page(report(odd).html)
     assert "line 2" in found.text
     assert "what is this?" in found.text
     assert "9 events (LOST)" in found.text
 
 
 def test_a_chunk_that_stays_is_explained() -> None:
-    found = Page(report(trace(create(1.0, 0x50000), alloc(0, 8, 2.0, base=0x50000))))
+    found = Page(report(trace(create(1.0, 0x50000), alloc(0, 8, 2.0, base=0x50000))).html)
     assert re.search(r"Why is chunk \d not freed\?", found.text)
 
 
@@ -119,3 +121,55 @@ def test_the_verb_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["report", str(source), "-o", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: {out.stat().st_size:,} bytes\n"
     Page(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("broken", ["verdict", "consistency", "top", "leaks", "failures", "slots", "lint"])
+def test_a_question_that_fails_leaves_its_error_in_its_place(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: object, **_options: object) -> None:
+        raise RequestError("<b>no</b> answer\x1b[2J", where="here", remedy="ask again")
+
+    recording = lab.open_trace(DATA / "folders" / "pcs-smp3-boot")
+    monkeypatch.setattr(percpu_lab.questions, broken, fails)
+    made = report(review(recording, jit="off"))
+    found = Page(made.html)
+    asked = 2 if broken == "top" else 1
+    assert found.text.count("here: <b>no</b> answer\\x1b[2J; ask again") == len(made.problems) >= asked
+    assert "Where the areas lie" in found.text
+    for words in ("What is lost", "which slot", "What changed from", "Odd lines"):
+        assert words in found.text
+
+
+def test_a_picture_that_fails_leaves_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: object) -> None:
+        raise LabError("pictures need matplotlib", where="picture()", remedy="pip install matplotlib")
+
+    monkeypatch.setattr(percpu_lab.questions.Top, "picture", fails)
+    monkeypatch.setattr(percpu_lab.views.static, "picture", fails)
+    made = report(lab.open_trace(DATA / "folders" / "deb61-smp4-boot"))
+    text = Page(made.html).text
+    assert text.count("no picture: picture(): pictures need matplotlib") == len(made.problems) == 3
+    assert "hold" in text
+
+
+def test_the_exit_status_says_that_an_answer_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: object) -> None:
+        raise LabError("no", where="here", remedy="ask again")
+
+    monkeypatch.setattr(percpu_lab.questions, "waste", fails)
+    out = tmp_path / "page.html"
+    source = tmp_path / "tiny.txt"
+    source.write_text(f"{alloc(0, 8, 1.0)}\n{free(0, 2.0)}\n")
+    assert main(["report", str(source), "-o", str(out)]) == 1
+    text, errors = capsys.readouterr()
+    assert text == f"{out}: {out.stat().st_size:,} bytes\n"
+    assert errors.startswith("percpu_lab: What is lost")
+    assert errors.count("\n") == 1
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path / "no trace"), "-o", str(tmp_path / "none" / "page.html")]) == 1
+    assert "the page cannot be written there" in capsys.readouterr().err

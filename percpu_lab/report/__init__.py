@@ -2,20 +2,23 @@
 
 Review ──▶ Subject ──▶ a Section a question ──▶ page.html (Jinja2, everything escaped)
            RecordedRun ──▶ views, drawn once, as PNG within the page
+
+What cannot be answered or drawn leaves its error in its place, and the rest of the page as it is.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import questions as q
+from ..errors import LabError
 from ..plain import count, format_seconds, one_line
 from ..questions import Answer, Subject
 
@@ -35,33 +38,35 @@ class Section:
     Args:
         anchor: its name within the page.
         question: in words.
-        answer: of percpu_lab.questions.
-        picture: PNG in base 64; empty without one.
         more: command that shows all of it.
+        answer: of percpu_lab.questions; None if the question could not be answered.
+        picture: PNG in base 64; empty without one.
+        problem: why there is no answer, or no picture.
     """
 
     anchor: str
     question: str
-    answer: Answer
-    picture: str
     more: str
+    answer: Answer | None = None
+    picture: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A picture of the areas.
+class Page:
+    """The page, and what of it could not be made.
 
     Args:
-        title: what it shows.
-        picture: PNG in base 64.
+        html: all of it.
+        problems: a line for each question without an answer; they stand in the page, too.
     """
 
-    title: str
-    picture: str
+    html: str
+    problems: tuple[str, ...]
 
 
-def report(subject: Any) -> str:
-    """Write the page about a recording, as HTML.
+def report(subject: Any) -> Page:
+    """Write the page about a recording, as HTML; a question that cannot be answered leaves the others alone.
 
     Args:
         subject: a Recording or a Review of one.
@@ -73,14 +78,21 @@ def report(subject: Any) -> str:
         loader=PackageLoader("percpu_lab", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_visible,
     )  # fmt: skip
-    return environment.get_template("page.html").render(
-        verdict=q.verdict(whole),
-        sections=list(_sections(whole)),
-        views=list(_views(whole)),
+    verdict = _made(("verdict", "What does the recording show?", partial(q.verdict, whole), "review PATH"))
+    sections = [_made(asked) for asked in _asked(whole)]
+    views = _views(whole)
+    html = environment.get_template("page.html").render(
+        name=whole.recording.name if whole.recording is not None else "trace",
+        verdict=verdict,
+        sections=sections,
+        views=views,
         odd_lines=list(_odd_lines(whole)),
         nr_odd=len(_oddities(whole)),
         rows=_ROWS,
     )
+    parts = [(part.question, part.problem) for part in (verdict, *sections)]
+    parts += [(view.question, view.problem) for view in views]
+    return Page(html, tuple(f"{question} {problem}" for question, problem in parts if problem))
 
 
 def _visible(value: Any) -> Any:
@@ -88,47 +100,79 @@ def _visible(value: Any) -> Any:
     return one_line(value) if isinstance(value, str) and not value.isprintable() else value
 
 
-def _sections(whole: Subject) -> Iterator[Section]:
-    asked: Sequence[tuple[str, str, Callable[[Subject], Answer], str]] = (
-        ("trust", "Can the recording be trusted?", q.consistency, "consistency PATH"),
-        ("top", "Who holds the most at the end?", partial(q.top, by=whole.best_key), "top PATH"),
-        (
-            "ever",
-            "Who asked for the most, freed or not?",
-            partial(q.top, by=whole.best_key, live=False),
-            "top PATH --all",
-        ),
-        ("leaks", "Who leaks, and what is only backlog?", q.leaks, "leaks PATH"),
-        ("lifetimes", "Who asks for memory only to give it back at once?", q.lifetimes, "lifetimes PATH"),
-        ("failures", "Which requests failed, and why?", q.failures, "failures PATH; why-failed PATH ROW"),
-        ("waste", "What is lost to rounding, alignment, holes and empty pages?", q.waste, "waste PATH"),
-        ("cost", "What would it cost on other numbers of CPUs?", q.cost, "cost PATH --cpus N"),
-        ("reserved", "What does the reserved chunk hold?", q.reserved, "reserved PATH"),
-        ("phases", "What happened from marker to marker?", q.phases, "phases PATH; around PATH MARKER"),
-    )
-    for anchor, question, ask, more in asked:
-        yield _section(anchor, question, ask(whole), more)
+_Asked = tuple[str, str, Callable[[], Answer], str]  # anchor, question, what answers it, command
+
+
+def _asked(whole: Subject) -> Iterator[_Asked]:
+    """Walk the questions of the page."""
+    key = whole.best_key
+    yield "trust", "Can the recording be trusted?", partial(q.consistency, whole), "consistency PATH"
+    yield "top", "Who holds the most at the end?", partial(q.top, whole, key), "top PATH"
+    ever = partial(q.top, whole, key, live=False)
+    yield "ever", "Who asked for the most, freed or not?", ever, "top PATH --all"
+    yield "leaks", "Who leaks, and what is only backlog?", partial(q.leaks, whole), "leaks PATH"
+    short = "Who asks for memory only to give it back at once?"
+    yield "lifetimes", short, partial(q.lifetimes, whole), "lifetimes PATH"
+    failed = "Which requests failed, and why?"
+    yield "failures", failed, partial(q.failures, whole), "failures PATH; why-failed PATH ROW"
+    lost = "What is lost to rounding, alignment, holes and empty pages?"
+    yield "waste", lost, partial(q.waste, whole), "waste PATH"
+    cost = "What would it cost on other numbers of CPUs?"
+    yield "cost", cost, partial(q.cost, whole), "cost PATH --cpus N"
+    yield "reserved", "What does the reserved chunk hold?", partial(q.reserved, whole), "reserved PATH"
+    phases = "What happened from marker to marker?"
+    yield "phases", phases, partial(q.phases, whole), "phases PATH; around PATH MARKER"
+    yield from _asked_of_model(whole)
+    yield from _asked_of_one(whole)
+    yield from _asked_of_readings(whole)
+
+
+def _asked_of_model(whole: Subject) -> Iterator[_Asked]:
+    """Walk the questions that need the model of a review."""
     if whole.recording is not None and whole.review.is_reviewed:
         title = "Are the decisions those of the algorithm?"
-        yield _section("decisions", title, q.decisions(whole), "decisions PATH; explain PATH ROW")
-        yield _section("slots", "Which chunks stand in which slot?", q.slots(whole), "slots PATH --at WHEN")
-    for row in _failed_rows(whole):
+        yield "decisions", title, partial(q.decisions, whole), "decisions PATH; explain PATH ROW"
+        yield "slots", "Which chunks stand in which slot?", partial(q.slots, whole), "slots PATH --at WHEN"
+
+
+def _asked_of_one(whole: Subject) -> Iterator[_Asked]:
+    """Walk the questions about single failures and chunks."""
+    for row in _or_none(_failed_rows, whole):
         question = f"Why did the request at row {row:,} fail?"
-        yield _section(f"row{row}", question, q.why_failed(whole, row), f"why-failed PATH {row}")
-    for chunk in _pinned_chunks(whole):
+        yield f"row{row}", question, partial(q.why_failed, whole, row), f"why-failed PATH {row}"
+    for chunk in _or_none(_pinned_chunks, whole):
         question = f"Why is chunk {chunk} not freed?"
-        yield _section(f"chunk{chunk}", question, q.why_not_freed(whole, chunk), f"why-not-freed PATH {chunk}")
+        yield f"chunk{chunk}", question, partial(q.why_not_freed, whole, chunk), f"why-not-freed PATH {chunk}"
+
+
+def _asked_of_readings(whole: Subject) -> Iterator[_Asked]:
+    """Walk the questions about percpu_stats."""
     readings = whole.recording.stats if whole.recording is not None else ()
     if readings:
         title = f"Do the numbers of percpu_stats agree with each other ({readings[-1].file})?"
-        yield _section("lint", title, q.lint(readings[-1]), "stats FILE")
+        yield "lint", title, partial(q.lint, readings[-1]), "stats FILE"
     if len(readings) > 1:
         title = f"What changed from {readings[0].file} to {readings[-1].file}?"
-        yield _section("diff", title, q.diff(readings[0], readings[-1]), "stats FILE FILE2")
+        yield "diff", title, partial(q.diff, readings[0], readings[-1]), "stats FILE FILE2"
 
 
-def _section(anchor: str, question: str, answer: Answer, more: str) -> Section:
-    return Section(anchor, question, answer, _png(answer.picture()), more)
+def _made(asked: _Asked) -> Section:
+    """Answer a question of the page; its error costs no more than its own place."""
+    anchor, question, ask, more = asked
+    section = Section(anchor, question, more)
+    try:
+        section = replace(section, answer=ask())
+        return replace(section, picture=_png(section.answer.picture() if section.answer else None))
+    except LabError as error:
+        return replace(section, problem=str(error))
+
+
+def _or_none(find: Callable[[Subject], list[int]], whole: Subject) -> list[int]:
+    """Find what is asked about one by one; nothing where the question about all of them has no answer either."""
+    try:
+        return find(whole)
+    except LabError:
+        return []
 
 
 def _failed_rows(whole: Subject) -> list[int]:
@@ -148,7 +192,7 @@ def _pinned_chunks(whole: Subject) -> list[int]:
     return [int(ordinal) for ordinal in chunks.ordinal[order[:3]]]
 
 
-def _views(whole: Subject) -> Iterator[View]:
+def _drawn(whole: Subject) -> Iterator[tuple[str, Callable[[], Picture]]]:
     """The three views at the end, and the area map when most was live."""
     from ..columns import take
     from ..recorded_run import RecordedRun
@@ -157,13 +201,31 @@ def _views(whole: Subject) -> Iterator[View]:
     if whole.recording is None or whole.rebuilt is None:
         return
     run = RecordedRun.of(whole.recording)
-    yield View("At the end of the recording", _png(picture(take(run))))
+    yield "At the end of the recording", lambda: picture(take(run))
     counters = whole.rebuilt.counters.live_bytes[-len(whole.trace) - 1 :]
     peak = int(np.argmax(counters))
     if peak < len(whole.trace):
-        run.seek(int(whole.trace.op[peak]))
-        when = _when(whole, peak)
-        yield View(f"When most was live: before row {peak:,}{when}", _png(picture(take(run), ["area_map"])))
+
+        def at_peak() -> Picture:
+            run.seek(int(whole.trace.op[peak]))
+            return picture(take(run), ["area_map"])
+
+        yield f"When most was live: before row {peak:,}{_when(whole, peak)}", at_peak
+
+
+def _views(whole: Subject) -> list[Section]:
+    try:
+        return [_view(*drawn) for drawn in _drawn(whole)]
+    except LabError as error:
+        return [Section("views", "Where the areas lie", "", problem=str(error))]
+
+
+def _view(title: str, draw: Callable[[], Picture]) -> Section:
+    """Draw a picture of the areas; its error costs no more than its own place."""
+    try:
+        return Section("views", title, "", picture=_png(draw()))
+    except LabError as error:
+        return Section("views", title, "", problem=str(error))
 
 
 def _when(whole: Subject, row: int) -> str:

@@ -82,12 +82,12 @@ def write_json(value: Any) -> None:
     print()
 
 
-def complain(error: BaseException) -> None:
-    """Write an error as one line on standard error."""
+def complain(error: BaseException | str) -> None:
+    """Write an error, or a text about one, as one line on standard error."""
     print(f"percpu_lab: {one_line(_message(error))}", file=sys.stderr)
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException | str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import OK, Progress, Verbs, add_path, open_recording, say, verb, write_json
+from ..errors import LabError
+from .common import FAILED, OK, Progress, Verbs, add_path, complain, open_recording, say, verb, write_json
 
 
 def add_review(verbs: Verbs) -> None:
@@ -51,7 +52,9 @@ def add_report(verbs: Verbs) -> None:
         "report",
         _report,
         "write one page with the pictures, the answers and the odd lines of a recording",
-        "The page needs nothing but a browser: no network, no script, no other file.",
+        """\
+The page needs nothing but a browser: no network, no script, no other file. A question that cannot be answered leaves
+its error in its place in the page and on standard error; all others are there, and the exit status is 1.""",
     )
     add_path(parser)
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True, help="the page, FILE.html")
@@ -60,10 +63,16 @@ def add_report(verbs: Verbs) -> None:
 def _report(args: argparse.Namespace) -> int:
     from ..report import report
 
+    if args.out.is_dir() or not args.out.absolute().parent.is_dir():
+        remedy = "name a file in a folder that is there"
+        raise LabError("the page cannot be written there", where=str(args.out), remedy=remedy)
     page = report(reviewed(args))
-    args.out.write_text(page, encoding="utf-8")
+    args.out.write_text(page.html, encoding="utf-8")
+    for problem in page.problems:
+        complain(problem)
+    nr_bytes = len(page.html.encode())
     if args.json:
-        write_json({"report": str(args.out), "bytes": len(page.encode())})
+        write_json({"report": str(args.out), "bytes": nr_bytes, "problems": page.problems})
     else:
-        say(f"{args.out}: {len(page.encode()):,} bytes")
-    return OK
+        say(f"{args.out}: {nr_bytes:,} bytes")
+    return FAILED if page.problems else OK
