@@ -455,29 +455,29 @@ class EventWindow:
         self._columns = np.zeros((len(RING_COLUMNS), 0), np.int64)
         self._used = 0
         self._next = 0
+        self._size = 0  # of the ring
 
     def read(self, engine: Engine) -> Events:
         """Give the same events as engine.events(0)."""
         with engine.lock:
-            size, start = engine.scalar(L.RING_CAPACITY), engine.scalar(L.RING_START)
-            new = engine.events(self._next)
-        if new.first_seq != self._next:  # lost or cleared in between
-            self._used = 0
-        self._append(np.stack([getattr(new, name) for name in RING_COLUMNS]), size)
+            self._size, start = engine.scalar(L.RING_CAPACITY), engine.scalar(L.RING_START)
+            new = engine.events(self._next, room=self._room)
         self._next = new.first_seq + len(new)
-        first = max(self._next - min(self._used, size), start)
+        first = max(self._next - min(self._used, self._size), start)
         shown = self._columns[:, self._used - (self._next - first) : self._used]
         return new.with_columns(dict(zip(RING_COLUMNS, shown, strict=True)), first, first - start)
 
-    def _append(self, new: Ints, size: int) -> None:
-        count = new.shape[1]
+    def _room(self, first: int, count: int) -> Ints:
+        """Where new events go: behind the older ones, which still count if none was lost or cleared in between."""
+        if first != self._next:
+            self._used = 0
         if self._used + count > self._columns.shape[1]:
-            kept = self._columns[:, max(self._used - max(size - count, 0), 0) : self._used]
-            self._columns = np.zeros((len(RING_COLUMNS), 2 * size), np.int64)
+            kept = self._columns[:, max(self._used - max(self._size - count, 0), 0) : self._used]
+            self._columns = np.empty((len(RING_COLUMNS), 2 * self._size), np.int64)
             self._columns[:, : kept.shape[1]] = kept
             self._used = kept.shape[1]
-        self._columns[:, self._used : self._used + count] = new
         self._used += count
+        return self._columns[:, self._used - count : self._used]
 
 
 def take(source: Any, window: EventWindow | None = None) -> Columns:

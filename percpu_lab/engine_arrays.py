@@ -187,15 +187,21 @@ class EngineArrays:
         """Give the base address of a chunk handle, unsigned."""
         return int(self._g[L.FIRST_BASE] + self.chunk[c + L.BASE]) & _MASK64
 
-    def events(self, since: int, limit: int | None = None) -> EventBatch:
-        """Give the events numbered `since` and up that the ring still holds, at most `limit` of them."""
+    def events(
+        self, since: int, limit: int | None = None, room: Callable[[int, int], np.ndarray] | None = None
+    ) -> EventBatch:
+        """Give the events numbered `since` and up that the ring still holds, at most `limit` of them.
+
+        Args:
+            room: gives the int64 array (NR_RING_COLUMNS, count) to copy `count` events from number `first` into.
+        """
         with self.lock:
             head, capacity = self.scalar(L.RING_HEAD), self.scalar(L.RING_CAPACITY)
             first = max(since, head - capacity, self.scalar(L.RING_START))
             last = head if limit is None else min(head, first + limit)
-            start, count = first & (capacity - 1), max(last - first, 0)
-            rows = self.ring.reshape(L.NR_RING_COLUMNS, capacity)
-            columns = np.hstack([rows[:, start : start + count], rows[:, : max(start + count - capacity, 0)]])
+            count = max(last - first, 0)
+            columns = room(first, count) if room else np.empty((L.NR_RING_COLUMNS, count), np.int64)
+            self._copy_events(first & (capacity - 1), columns)
         lost = max(first - max(since, self.scalar(L.RING_START)), 0)
         boot_bases = int(self.chunk[self.handle(0) + L.BASE]), int(self.chunk[self.handle(-1) + L.BASE])
         nr_cpus = self.geometry.info.nr_cpus if self.model.kernel.alloc_fields else 0
@@ -208,6 +214,13 @@ class EngineArrays:
             boot_bases=boot_bases,
             nr_cpus=nr_cpus,
         )
+
+    def _copy_events(self, start: int, columns: np.ndarray) -> None:
+        """Copy events out of the ring, from a place in it on, and round its end."""
+        rows = self.ring.reshape(L.NR_RING_COLUMNS, -1)
+        before_end = rows[:, start : start + columns.shape[1]]
+        columns[:, : before_end.shape[1]] = before_end
+        columns[:, before_end.shape[1] :] = rows[:, : columns.shape[1] - before_end.shape[1]]
 
 
 def _chunk_addresses(geometry: Geometry) -> Addresses:
