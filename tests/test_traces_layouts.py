@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from percpu_lab.core import layout as L
 from percpu_lab.errors import TraceFormatError
+from percpu_lab.tracepoints import Tracepoint
 from percpu_lab.traces.read import read_trace
 from percpu_lab.traces.recorded import Loss, RecordedTrace
 
@@ -114,6 +117,55 @@ def test_two_texts_of_one_ring_give_the_same_events(plain: str, other: str) -> N
     for column in ("event", "chunk", "off", "size", "birth", "base_addr", "ptr", "call_site", "cpu", "pid", "task"):
         is_cut = other in ("record-tgid+latency-format", "trace-cmd-report-tl")
         assert values(two, column) == values(one, column, is_cut=is_cut), column
+
+
+def as_option_fields(line: str) -> str:
+    """Print the fields of a line as the option `fields` does: hexadecimal, and the lowest 32 bits as a number."""
+
+    def value(found: re.Match[str]) -> str:
+        name, text = found.groups()
+        if name in ("reserved", "is_atomic"):
+            return f"{name}=({text})"
+        number = {"call_site": 0xFFFFFFFFA52BFC38, "gfp_flags": 0xCC0}.get(name)
+        number = int(text, 16 if name in ("base_addr", "ptr") else 10) if number is None else number
+        low = number & 0xFFFFFFFF
+        return f"{name}=0x{number:x} ({low - (low >> 31 << 32)})"
+
+    head, name, fields = re.split(r"(: percpu_\w+: )", line, maxsplit=1)
+    return head + name + re.sub(r"(\w+)=(\S*(?: \[[^]]*\])?)", value, fields)
+
+
+def test_option_fields_gives_the_same_events_and_takes_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = original("opt-nohash-ptr")
+    raw = "".join(as_option_fields(line) if "percpu_" in line else line for line in text.splitlines(keepends=True))
+    assert "size=0x" in raw
+    one_by_one = Counter[str]()
+    read_fields = Tracepoint.read_fields
+
+    def counted_fields(point: Tracepoint, fields: str) -> object:
+        one_by_one[point.name] += 1
+        return read_fields(point, fields)
+
+    monkeypatch.setattr(Tracepoint, "read_fields", counted_fields)
+    trace, same = read_trace(io.StringIO(raw)), read_trace(io.StringIO(text))
+    for column in (
+        "event",
+        "chunk",
+        "off",
+        "size",
+        "align",
+        "flags",
+        "birth",
+        "base_addr",
+        "ptr",
+        "bytes_alloc",
+        "line",
+    ):
+        assert getattr(trace, column).tolist() == getattr(same, column).tolist(), column
+    assert {site for site in trace.call_site.tolist() if site} == {"0xffffffffa52bfc38"}
+    assert {flags for flags in trace.gfp_flags.tolist() if flags} == {"0xcc0"}
+    assert one_by_one.total() < len(trace) // 20  # the pattern took the others
+    assert trace.text() == raw
 
 
 def test_latency_format_counts_microseconds_from_the_first_event() -> None:

@@ -26,19 +26,36 @@ __all__ = [
 _TASK = r"(?!\s{0,4}>[> ])\s{0,64}(\S.{0,15}?)"  # > at the margin is the quote of a mail
 _CPU = r"\[([0-9]{1,5})\]"
 _SECONDS = r"(-?[0-9]{1,18}(?!\.)|[0-8]?[0-9]{1,9}(?=\.))(?:\.([0-9]{1,9}))?"  # fits into 63 bits with its digits
-_REQUEST = r"reserved=([01]) is_atomic=([01]) size=([0-9]{1,18}) align=([0-9]{1,18})"
 
 PREFIX_GROUPS = slice(0, 6)
 ALLOC_GROUPS, FREE_GROUPS, FAIL_GROUPS = slice(6, 16), slice(16, 19), slice(19, 23)
 # the fields as kernels print them, each event with groups of its own; any other form is read field by field
-_AREA = r"base_addr=(POINTER) off=([0-9]{1,10}) ptr=(POINTER)"
+_REQUEST = r"reserved=BOOL is_atomic=BOOL size=NUMBER align=NUMBER"
+_AREA = r"base_addr=POINTER off=OFFSET ptr=POINTER"
 _FIELDS = (
     r"(?:percpu:)?percpu_(?:"
-    rf"alloc_percpu:\s{{1,8}}(?:call_site=(\S+(?: \[[^\]\s]+\])?) )?{_REQUEST}"
-    rf" {_AREA}(?: bytes_alloc=([0-9]{{1,18}}) gfp_flags=(\S*))?"
+    rf"alloc_percpu:\s{{1,8}}(?:call_site=SYMBOL )?{_REQUEST}"
+    rf" {_AREA}(?: bytes_alloc=NUMBER gfp_flags=FLAGS)?"
     rf"|free_percpu:\s{{1,8}}{_AREA}"
     rf"|alloc_percpu_fail:\s{{1,8}}{_REQUEST})\r?"
 )
+_VALUES = {
+    "BOOL": "([01])",
+    "NUMBER": "([0-9]{1,18})",
+    "OFFSET": "([0-9]{1,10})",
+    "POINTER": "(DIGITS|0x[0-9a-f]{1,16})",
+    "SYMBOL": r"(\S+(?: \[[^\]\s]+\])?)",
+    "FLAGS": r"(\S*)",
+}
+_INT = r" \(-?[0-9]{1,20}\)"  # the lowest 32 bits as a signed number
+_RAW_VALUES = {  # of the option `fields`: size=0x10 (16), reserved=(0); the numbers are hexadecimal ones
+    "BOOL": r"(?:0x[01] )?\(([01])\)",
+    "NUMBER": f"0x([0-9a-f]{{1,15}}){_INT}",
+    "OFFSET": f"0x([0-7][0-9a-f]{{7}}|[0-9a-f]{{1,7}}){_INT}",
+    "POINTER": f"(0x[0-9a-f]{{1,16}}){_INT}",
+    "SYMBOL": f"(0x[0-9a-f]{{1,16}}){_INT}",
+    "FLAGS": f"(0x[0-9a-f]{{1,16}}){_INT}",
+}
 # with the options sym-addr and sym-offset the name of a marker is followed by <address> or +offset
 _ANY_EVENT = r"((?:\w{1,60}:)?[^\s:]{1,60}|<(?:user )?stack trace>)(?: <[0-9a-f]{1,16}>)?(?::(?:\s+(.*))?)?"
 
@@ -70,21 +87,24 @@ class Layout:
         ):
             object.__setattr__(self, name, re.compile(self.prefix + rest))
 
-    def fast(self, nr_digits: int) -> re.Pattern[str]:
+    def fast(self, nr_digits: int, *, is_raw: bool = False) -> re.Pattern[str]:
         """Give the pattern of a line with one of the three common events in its usual form.
 
         Its groups are those of the constants above.
 
         Args:
             nr_digits: of an address without 0x: 8 or 16; others are read field by field.
+            is_raw: the values are those of the option `fields`, numbers hexadecimal ones without 0x.
         """
-        return _fast(self.prefix, nr_digits if nr_digits in (8, 16) else 16)
+        return _fast(self.prefix, nr_digits if nr_digits in (8, 16) else 16, is_raw)
 
 
 @cache
-def _fast(prefix: str, nr_digits: int) -> re.Pattern[str]:
-    pointer = f"[0-9a-f]{{{nr_digits}}}|0x[0-9a-f]{{1,16}}"
-    return re.compile(prefix + _FIELDS.replace("POINTER", pointer))
+def _fast(prefix: str, nr_digits: int, is_raw: bool) -> re.Pattern[str]:
+    pattern = _FIELDS
+    for name, value in (_RAW_VALUES if is_raw else _VALUES).items():
+        pattern = pattern.replace(name, value)
+    return re.compile(prefix + pattern.replace("DIGITS", f"[0-9a-f]{{{nr_digits}}}"))
 
 
 _NOTHING = "()" * 6

@@ -116,6 +116,7 @@ class LineReader:
         self._layouts = layouts
         self._layout = layouts[0]
         self._has_layout = False
+        self._is_raw = False  # the values of the last line stood there as the option `fields` prints them
         self._part: _Part | None = None
         self._nr_events = 0
         self._start_block()
@@ -133,13 +134,13 @@ class LineReader:
         for number, line in enumerate(lines, first_line):
             found = match(line)
             if found is not None and self._part is None and self._has_layout:
-                rows.add(found, number)
+                rows.add(found, number, is_raw=self._is_raw)
             else:
                 self._any_line(number, line)
                 match = self._fast_match()
 
     def _fast_match(self) -> Callable[[str], re.Match[str] | None]:
-        return self._layout.fast(max(self.bases.widths, default=0)).fullmatch
+        return self._layout.fast(max(self.bases.widths, default=0), is_raw=self._is_raw).fullmatch
 
     def finish(self) -> None:
         """Take what still waits for its rest; its event is then in `rows`."""
@@ -201,6 +202,7 @@ class LineReader:
             self._count_other(name)
             return
         part.is_prefix = False
+        self._is_raw = fields.endswith(")")
         try:
             values, extra = point.read_fields(fields)
         except TraceFormatError as error:

@@ -24,6 +24,9 @@ __all__ = ["Extra", "Interned", "Pointers", "Rows"]
 
 Extra = tuple[tuple[str, str], ...]
 _Texts = tuple[str, ...]
+_Columns = dict[str, np.ndarray]
+_Rows = tuple[list[int], list[_Texts]]
+_Found = tuple[_Rows, _Rows, _Rows]  # by EVENT_ALLOC, EVENT_FREE, EVENT_FAIL
 _MISSING: dict[str, tuple[Any, Any]] = dict.fromkeys(RING_COLUMNS, (np.int64, 0)) | MORE_COLUMNS
 _MISSING["digits"] = (np.int64, -1)  # behind the point of the time; -1: no time
 _FLAGS = {("0", "0"): 0, ("1", "0"): L.FLAG_RESERVED, ("0", "1"): L.FLAG_ATOMIC, ("1", "1"): 3}
@@ -64,20 +67,19 @@ class Rows:
         self.extra: dict[int, Extra] = {}
         self._strings = strings
         self._bases = bases
-        self._allocs: tuple[list[int], list[_Texts]] = ([], [])
-        self._frees: tuple[list[int], list[_Texts]] = ([], [])
-        self._fails: tuple[list[int], list[_Texts]] = ([], [])
+        self._found: tuple[_Found, _Found] = ((([], []), ([], []), ([], [])), (([], []), ([], []), ([], [])))
         self._others: list[tuple[int, int, _Texts, dict[str, Any]]] = []
 
     def __len__(self) -> int:
         return len(self.lines)
 
-    def add(self, match: re.Match[str], line: int) -> None:
-        """Add an event that stands in its usual form."""
+    def add(self, match: re.Match[str], line: int, *, is_raw: bool = False) -> None:
+        """Add an event that stands in its usual form, or in that of the option `fields`."""
         last = match.lastindex or 0
-        rows, texts = (
-            self._allocs if last <= ALLOC_GROUPS.stop else self._frees if last <= FREE_GROUPS.stop else self._fails
+        event = (
+            L.EVENT_ALLOC if last <= ALLOC_GROUPS.stop else L.EVENT_FREE if last <= FREE_GROUPS.stop else L.EVENT_FAIL
         )
+        rows, texts = self._found[is_raw][event]
         rows.append(len(self.lines))
         texts.append(match.groups(""))
         self.lines.append(line)
@@ -93,14 +95,14 @@ class Rows:
         """Make the arrays: RING_COLUMNS and MORE_COLUMNS, and `digits` of the times."""
         columns = {name: np.full(len(self), value, dtype) for name, (dtype, value) in _MISSING.items()}
         columns["line"][:] = self.lines
-        self._place_allocs(columns)
-        self._place_frees(columns)
-        self._place_fails(columns)
+        for found, base in zip(self._found, (10, 16), strict=True):
+            self._place_allocs(columns, *found[L.EVENT_ALLOC], base)
+            self._place_frees(columns, *found[L.EVENT_FREE], base)
+            self._place_fails(columns, *found[L.EVENT_FAIL], base)
         self._place_others(columns)
         return columns
 
-    def _place_allocs(self, columns: dict[str, np.ndarray]) -> None:
-        rows, texts = self._allocs
+    def _place_allocs(self, columns: _Columns, rows: list[int], texts: list[_Texts], base: int) -> None:
         if not rows:
             return
         found = list(zip(*texts, strict=True))
@@ -108,35 +110,33 @@ class Rows:
         call_site, reserved, is_atomic, size, align, base_addr, off, ptr, bytes_alloc, gfp_flags = found[ALLOC_GROUPS]
         columns["event"][rows] = L.EVENT_ALLOC
         columns["call_site"][rows] = [self._strings[text] if text else None for text in call_site]
-        _place_request(columns, rows, (reserved, is_atomic, size, align))
-        self._place_area(columns, rows, (base_addr, off, ptr))
-        columns["bytes_alloc"][rows] = _integers(bytes_alloc)
+        _place_request(columns, rows, (reserved, is_atomic, size, align), base)
+        self._place_area(columns, rows, (base_addr, off, ptr), base)
+        columns["bytes_alloc"][rows] = _integers(bytes_alloc, base)
         flags = zip(bytes_alloc, gfp_flags, strict=True)
         columns["gfp_flags"][rows] = [self._strings[text] if known else None for known, text in flags]
 
-    def _place_frees(self, columns: dict[str, np.ndarray]) -> None:
-        rows, texts = self._frees
+    def _place_frees(self, columns: _Columns, rows: list[int], texts: list[_Texts], base: int) -> None:
         if rows:
             found = list(zip(*texts, strict=True))
             self._place_prefix(columns, rows, found[PREFIX_GROUPS])
             columns["event"][rows] = L.EVENT_FREE
-            self._place_area(columns, rows, found[FREE_GROUPS])
+            self._place_area(columns, rows, found[FREE_GROUPS], base)
 
-    def _place_fails(self, columns: dict[str, np.ndarray]) -> None:
-        rows, texts = self._fails
+    def _place_fails(self, columns: _Columns, rows: list[int], texts: list[_Texts], base: int) -> None:
         if rows:
             found = list(zip(*texts, strict=True))
             self._place_prefix(columns, rows, found[PREFIX_GROUPS])
             columns["event"][rows] = L.EVENT_FAIL
-            _place_request(columns, rows, found[FAIL_GROUPS])
+            _place_request(columns, rows, found[FAIL_GROUPS], base)
 
-    def _place_area(self, columns: dict[str, np.ndarray], rows: list[int], found: Sequence[_Texts]) -> None:
+    def _place_area(self, columns: _Columns, rows: list[int], found: Sequence[_Texts], base: int) -> None:
         base_addr, off, ptr = found
         columns["base_addr"][rows] = [self._bases[text] for text in base_addr]
-        columns["off"][rows] = list(map(int, off))
+        columns["off"][rows] = _integers(off, base)
         columns["ptr"][rows] = [int(text, 16) for text in ptr]
 
-    def _place_prefix(self, columns: dict[str, np.ndarray], rows: list[int], found: Sequence[_Texts]) -> None:
+    def _place_prefix(self, columns: _Columns, rows: list[int], found: Sequence[_Texts]) -> None:
         task, pid, cpu, context, first, second = found
         columns["task"][rows] = [self._strings[text] for text in task]
         columns["pid"][rows] = _integers(pid)
@@ -144,7 +144,7 @@ class Rows:
         columns["context"][rows] = [self._strings[text] for text in context]
         columns["time"][rows], columns["digits"][rows] = _times(first, second)
 
-    def _place_others(self, columns: dict[str, np.ndarray]) -> None:
+    def _place_others(self, columns: _Columns) -> None:
         if not self._others:
             return
         rows, event, prefixes, read = (list(part) for part in zip(*self._others, strict=True))
@@ -159,16 +159,16 @@ class Rows:
             columns[name][[row for row, _ in found]] = [self._strings[v] if texts else v for _, v in found]
 
 
-def _place_request(columns: dict[str, np.ndarray], rows: list[int], found: Sequence[_Texts]) -> None:
+def _place_request(columns: _Columns, rows: list[int], found: Sequence[_Texts], base: int) -> None:
     reserved, is_atomic, size, align = found
     columns["flags"][rows] = [_FLAGS[both] for both in zip(reserved, is_atomic, strict=True)]
-    columns["size"][rows] = list(map(int, size))
-    columns["align"][rows] = list(map(int, align))
+    columns["size"][rows] = _integers(size, base)
+    columns["align"][rows] = _integers(align, base)
 
 
-def _integers(texts: Iterable[str]) -> list[int]:
+def _integers(texts: Iterable[str], base: int = 10) -> list[int]:
     """Read numbers; -1 where there is none."""
-    return [int(text) if text else -1 for text in texts]
+    return [int(text, base) if text else -1 for text in texts]
 
 
 def _times(first: _Texts, second: _Texts) -> tuple[list[int], list[int] | int]:
