@@ -87,7 +87,7 @@ def test_line_of_the_default_layout_gives_all_its_columns() -> None:
         ("      wl-153     3.....    65.795241060: ", "wl", 153, 3, 65795241060),
         ("        a b     136   3 0 00000000 00000002 [052dd305] 1088.226ms (+0.914ms): ", "a b", 136, 3, 86889221),
         ("            true  9614 [001] 13277.567559: percpu:", "true", 9614, 1, 13277567559),
-        (" my task 2 9614/9615 [001] 13277.567560:          1 percpu:", "my task 2", 9614, 1, 13277567560),
+        (" my task 2 9614/9615 [001] 13277.567560:          1 percpu:", "my task 2", 9615, 1, 13277567560),
         ("            true  9614 13277.567559:     percpu:", "true", 9614, -1, 13277567559),
         ("       my task 2  9614 13277.567559:     percpu:", "my task 2", 9614, -1, 13277567559),
         ("              wl-153   [003]    65.795241: ", "wl", 153, 3, 65795241),
@@ -248,6 +248,19 @@ def test_event_is_not_joined_to_prose_or_to_other_events() -> None:
 def test_events_of_other_systems_without_context_are_counted() -> None:
     trace = read_trace_text(f"{ALLOC}\nkmalloc: call_site=f+0x1 ptr=00000000110b3b84\n{FREE}\n")
     assert (len(trace), trace.nr_other, trace.oddities) == (2, 1, ())
+
+
+def test_call_chains_of_perf_are_passed_over() -> None:
+    trace = read_trace_text(
+        f"Web Content  4242/4243 [001]  1234.567999: percpu:{FREE}\n"
+        "        ffffffffa52bfc38 pcpu_alloc+0x598 ([kernel.kallsyms])\n"
+        "            7f1234567890 std::f(int, char)+0xe (/usr/lib/libc.so.6)\n"
+        "        0 [unknown] ([unknown])\n"
+        "\tpcpu_alloc+0x598 ([kernel.kallsyms])\n\tpcpu_alloc\n\t        ffffffffa52bfc38 pcpu_alloc\n\n"
+        f"ip 136 [003] 1235.889221: percpu:{FAIL}\n"
+    )
+    assert (trace.line.tolist(), trace.oddities) == ([1, 9], ())
+    assert (trace.task.tolist(), trace.pid.tolist()) == (["Web Content", "ip"], [4243, 136])
 
 
 def test_prose_of_a_mail_is_noted_and_passed_over() -> None:
@@ -558,6 +571,30 @@ def test_minus_is_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bytes_that_are_no_text_survive() -> None:
     data = f"# caf\xe9\n{MIXED}".encode("latin-1")
     assert read_trace(io.BytesIO(data)).text().encode("utf-8", "surrogateescape") == data
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 1.0])
+def test_gzip_that_is_damaged_gives_all_that_is_before(place: float) -> None:
+    text = text_of(*(ALLOC.replace("off=368", f"off={k * 8}") for k in range(3000)))
+    packed = bytearray(gzip.compress(text.encode()))
+    at = int((len(packed) - 8) * place)
+    packed[at : at + 8] = b"\xff" * 8
+    trace = read_trace(io.BytesIO(bytes(packed)))
+    assert len(trace) >= int(3000 * place) - 150
+    assert trace.oddities[-1].kind == "damaged" or trace.oddities[-2].kind == "damaged"
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_text_in_utf_16_says_how_to_read_it(coding: str) -> None:
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(coding, b"")
+    with pytest.raises(TraceFormatError, match="text in UTF-16; nothing was kept; make it UTF-8: iconv"):
+        read_trace(io.BytesIO(mark + MIXED.encode(coding)))
+
+
+def test_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    text = "\ufeff" + PREFIX + ALLOC + "\n"
+    trace = read_trace(io.BytesIO(text.encode()))
+    assert (len(trace), trace.task[0], trace.oddities, trace.text()) == (1, "ip", (), text)
 
 
 def test_gzip_that_ends_in_its_midst_gives_what_is_before() -> None:

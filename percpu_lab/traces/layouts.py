@@ -108,7 +108,7 @@ def _fast(prefix: str, nr_digits: int, is_raw: bool) -> re.Pattern[str]:
 
 
 _NOTHING = "()" * 6
-_PERF_COMM = rf"{_TASK}\s+(-?[0-9]{{1,10}})(?:/[0-9]{{1,10}})?\s+"
+_PERF_COMM = rf"{_TASK}\s+(?:-?[0-9]{{1,10}}/)?(-?[0-9]{{1,10}})\s+"  # of pid/tid the tid: the kernel's pid
 GOLDEN = Layout("golden", r"()()()()(-?[0-9]{1,18})()\t")
 LAYOUTS = (
     Layout(
@@ -136,7 +136,9 @@ COUNTS = re.compile(
 )
 LOST = re.compile(r"\s*CPU:\s*([0-9]{1,9}) \[(?:LOST ([0-9]{1,18})? ?EVENTS|([0-9]{1,18})? ?EVENTS DROPPED)\]")
 PAYLOAD_LOST = re.compile(r"\s*[0-9a-f]+ [0-9a-f]+ [0-9a-f]+ type: [0-9]+")  # of the options raw and hex
-STACK = re.compile(r"\s*=> .*|\s+[0-9a-f]{6,16} .*\)")  # of ftrace; of perf script
+STACK = re.compile(  # of ftrace; of perf script, with or without addresses and files
+    r"\s*=> .*|\s+[0-9a-f]{1,16} .*\)|(?:\t\s*| {4,})(?:[0-9a-f]{1,16} )?[^\s=:]{1,400}(?: \(\S{1,400}\))?"
+)
 
 
 def time_of(first: str, second: str) -> tuple[int, int | None]:

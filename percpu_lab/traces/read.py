@@ -135,6 +135,8 @@ class _Reading:
 
     def _block(self, data: bytes) -> None:
         lines = data.decode("utf-8", "backslashreplace").split("\n")
+        if not self._nr_lines:
+            lines[0] = lines[0].removeprefix("\ufeff")  # some editors write it before a text
         if not lines[-1]:
             lines.pop()
         reader, first = self._reader, self._nr_lines + 1

@@ -30,7 +30,9 @@ _PROGRAMS = {  # the first bytes of a file: program, arguments that make text of
     b"PERFILE2": ("perf", ("script", "-f", "-i")),
 }
 _PACKED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _MAX_START = 4096  # bytes that tell what a file is
+_SMALL_STEP = 64
 
 
 class Source:
@@ -113,6 +115,9 @@ class Source:
         for magic, name in _PACKED.items():
             if start.startswith(magic):
                 raise TraceFormatError(f"packed with {name}", where=self.name, remedy="unpack it, or pack it with gzip")
+        if start.startswith(_UTF_16):
+            remedy = "make it UTF-8: iconv -f UTF-16 -t UTF-8"
+            raise TraceFormatError("text in UTF-16; nothing was kept", where=f"{self.name} line 1", remedy=remedy)
         if b"\0" in start:
             where = f"{self.name} line {start[: start.index(0)].count(10) + 1}"
             remedy = (
@@ -124,16 +129,19 @@ class Source:
     def _gunzipped(self, raw: Iterator[bytes]) -> Iterator[bytes]:
         """Unpack gzip members one behind the other."""
         unpack = zlib.decompressobj(31)
+        data, before = b"", unpack
         try:
             for data in raw:
                 while data:
                     if unpack.eof:
                         unpack = zlib.decompressobj(31)
+                    before = unpack.copy()
                     yield unpack.decompress(data, BLOCK_BYTES)
                     data = unpack.unused_data.lstrip(b"\0") if unpack.eof else unpack.unconsumed_tail
             yield unpack.flush()
         except zlib.error as error:
             self.damage = f"the gzip stream is damaged ({str(error)[:80]})"
+            yield from _before_damage(before, data)
             return
         if not unpack.eof:
             self.damage = "the gzip stream ends in its midst"
@@ -168,6 +176,16 @@ class Source:
                 errors.seek(0)
                 why = errors.read(400).decode("utf-8", "backslashreplace").strip().partition("\n")[0]
                 self.damage = f"`{command}` did not get through the file: {why or 'it does not say why'}"
+
+
+def _before_damage(unpack: Any, data: bytes) -> Iterator[bytes]:
+    """Unpack what comes before the damage: in small steps, for the step with the damage gives nothing."""
+    try:
+        while data:
+            yield unpack.decompress(data, _SMALL_STEP)
+            data = unpack.unconsumed_tail
+    except zlib.error:
+        return
 
 
 def _encoded(text: str) -> bytes:
