@@ -447,8 +447,8 @@ class Columns:
 class EventWindow:
     """The events an engine's ring holds, of which each reading copies only the new ones.
 
-        columns   |......... shown .........| room |      new events go behind; when the room is used up, the
-                                                          newest move to a new array, and old readings stay whole
+    columns   |......... shown .........| room |      new events go behind; when the room is used up, the
+                                                      newest move to a new array, and old readings stay whole
     """
 
     def __init__(self) -> None:

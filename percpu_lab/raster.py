@@ -72,10 +72,11 @@ def unit_image(snap: Snapshot, nr_bins: int, start_bytes: float, end_bytes: floa
     kind = areas.kind[part]
     hole, rest = np.flatnonzero(kind == HOLE), np.flatnonzero((kind != HOLE) & (kind != IN_USE))
     places = [_bins(areas, part.start + chosen, first, start_bytes, scale, nr_bins) for chosen in (hole, rest)]
-    hole_share, rest_share = (coverage(*place, nr_rows, nr_bins) for place in places)
-    image = _mixed_codes(
-        1 - hole_share - rest_share, hole_share
-    )  # fewer than the areas in use, which fill what is left
+    hole_share, rest_share = (coverage(*place, nr_rows, nr_bins) if len(place[0]) else None for place in places)
+    in_use = np.ones((nr_rows, nr_bins))  # what is left of it: there are fewer holes than areas in use
+    for share in (hole_share, rest_share):
+        in_use -= 0 if share is None else share
+    image = _mixed_codes(in_use, hole_share)
     for area, row, left, right in zip(rest.tolist(), *(place.tolist() for place in places[1]), strict=True):
         if (code := _SOLID.get(int(kind[area]))) is not None:
             image[row, round(left) : round(right)] = code
@@ -91,12 +92,20 @@ def _bins(
     return areas.chunk[chosen] - first, np.clip(left, 0, nr_bins), np.clip(right, 0, nr_bins)
 
 
-def _mixed_codes(in_use: Shares, hole: Shares) -> Codes:
-    """Codes of two shares; rounded up, so that a small area does not vanish."""
-    level_in_use = np.minimum((np.maximum(in_use, 0) * LEVELS + _ALMOST_ONE).astype(np.uint8), LEVELS)
-    level_hole = np.minimum((hole * LEVELS + _ALMOST_ONE).astype(np.uint8), LEVELS - level_in_use)
-    codes: Codes = _FIRST_CODE[level_in_use] + level_hole
+def _mixed_codes(in_use: Shares, other: Shares | None) -> Codes:
+    """Codes of two shares, the second of holes or of freed areas: None where there are none at all."""
+    level_in_use = _levels(in_use)
+    codes: Codes = _FIRST_CODE.take(level_in_use)
+    if other is not None:
+        codes += np.minimum(_levels(other), LEVELS - level_in_use)
     return codes
+
+
+def _levels(share: Shares) -> Codes:
+    """Levels of a share; rounded up, so that a small area does not vanish."""
+    level = share * LEVELS
+    level += _ALMOST_ONE
+    return np.clip(level, 0, LEVELS, out=level).astype(np.uint8)
 
 
 def lifetime_image(lives: Lifetimes, nr_bins: int, nr_rows: int, bottom: float = 0, top: float | None = None) -> Codes:
@@ -111,19 +120,26 @@ def lifetime_image(lives: Lifetimes, nr_bins: int, nr_rows: int, bottom: float =
     scale = nr_bins / max(end - start, 1)
     top = max(len(lives.bands), 1) if top is None else top
     per_band = nr_rows / (top - bottom)
-    shares = []
-    for part in (slice(lives.nr_freed, None), slice(lives.nr_freed)):
-        low = np.multiply(lives.off_bytes[part], per_band / lives.unit.unit_size, dtype=np.float32)
-        low += np.multiply(lives.band[part], per_band, dtype=np.float32)
-        low -= np.float32(bottom * per_band)
-        height = np.multiply(lives.size_bytes[part], per_band / lives.unit.unit_size, dtype=np.float32)
-        left = _bins_of(lives.birth[part], start, scale, nr_bins - 1).astype(np.int32)
-        shares.append(_from_bin_on(left, low, height, nr_bins, nr_rows))
-    live, freed = shares
+    view = (start, scale, nr_bins, per_band, bottom)
+    live = _from_bin_on(*_boxes(lives, slice(lives.nr_freed, None), *view), nr_bins, nr_rows)
     live[:, max(math.ceil((lives.now - start) * scale), 1) :] = 0  # all areas in use end here
+    if not lives.nr_freed:
+        return _mixed_codes(live, None)
+    part = slice(lives.nr_freed)
+    left, low, height = _boxes(lives, part, *view)
     right = np.maximum(np.ceil(_bins_of(lives.death[part], start, scale, nr_bins)).astype(np.int32), left + 1)
+    freed = _from_bin_on(left, low, height, nr_bins, nr_rows)
     freed -= _from_bin_on(right, low, height, nr_bins, nr_rows)
     return _mixed_codes(live, freed)
+
+
+def _boxes(
+    lives: Lifetimes, part: slice, start: int, scale: float, nr_bins: int, per_band: float, bottom: float
+) -> tuple[Ints, Any, Any]:
+    """First bin, lower edge and height in pixels of some lifetimes."""
+    low, height = lives.places(part, per_band, np.float32)
+    low -= np.float32(bottom * per_band)
+    return _bins_of(lives.birth[part], start, scale, nr_bins - 1).astype(np.int32), low, height
 
 
 def _bins_of(op: Ints, start: int, scale: float, last: int) -> Shares:
@@ -149,4 +165,4 @@ def _from_bin_on(left: Ints, low: Any, height: Any, nr_bins: int, nr_rows: int) 
     if len(tall):
         begin, end = np.clip(low[tall], 0, nr_rows), np.clip(low[tall] + height[tall], 0, nr_rows)
         shares += coverage(left[tall], begin, end, nr_bins + 1, nr_rows)[:nr_bins].T
-    return shares.cumsum(axis=1)
+    return np.cumsum(shares, axis=1, out=shares)
