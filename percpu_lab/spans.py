@@ -47,7 +47,7 @@ class Lifetimes(Frozen):
         band_birth, band_death: ops in which each of these chunks was created and destroyed, clipped to the window.
         nr_lost: events that were overwritten before anyone looked.
         nr_unknown: frees, within the window, of areas of which nothing is known.
-        managed: where the part of its unit begins and ends that the chunk of each band allocates from, as shares.
+        base_bytes, span_bytes: offset and length of what the chunk of each band serves; its band is as high as that.
     """
 
     window: tuple[int, int]
@@ -65,7 +65,8 @@ class Lifetimes(Frozen):
     marks: Marks
     nr_lost: int
     nr_unknown: int
-    managed: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+    base_bytes: Ints
+    span_bytes: Ints
 
     def __len__(self) -> int:
         return len(self.birth)
@@ -79,6 +80,26 @@ class Lifetimes(Frozen):
     def ordinal(self) -> Ints:
         """The ordinal of each area's chunk."""
         return np.asarray(self.bands[self.band])
+
+    def places(self, rows: slice | Ints, per_band: float = 1, dtype: type = np.float64) -> tuple[Ints, Ints]:
+        """Give where areas begin, counted upwards in bands, and how high they are.
+
+        Args:
+            rows: the areas.
+            per_band: units of the result in a band.
+            dtype: of the result.
+        """
+        band, off, scale = self.band[rows], self.off_bytes[rows], per_band / self.unit.unit_size
+        low = np.multiply(off, scale, dtype=dtype)
+        low += np.multiply(band, per_band, dtype=dtype)
+        height = np.multiply(self.size_bytes[rows], scale, dtype=dtype)
+        # only the boot chunks, which come first, serve less than their unit: few areas, so all others go by one scale
+        nr_partial = int(np.searchsorted(self.bands, 0, side="right"))
+        partial = np.flatnonzero(band < nr_partial)
+        at = band[partial]
+        low[partial] = ((off[partial] - self.base_bytes[at]) / self.span_bytes[at] + at) * per_band
+        height[partial] *= self.unit.unit_size / self.span_bytes[at]
+        return low, height
 
 
 def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = None) -> Lifetimes:
@@ -108,6 +129,7 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
     live = np.flatnonzero((areas.kind == IN_USE) & (areas.birth < end)) if snap.op >= start else freed[:0]
     marks = _marks(events, seen, end)
     bands, freed_band, chunk_band = _bands(ordinal[known], snap.chunks.ordinal, marks.ordinal)
+    base, span = _served_bands(snap, bands)
     return Lifetimes(
         (start, end),
         snap.op,
@@ -124,21 +146,41 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         marks=marks,
         nr_lost=events.lost,
         nr_unknown=int(np.count_nonzero(op[unknown] < end)),
-        managed=_managed(snap, bands),
+        base_bytes=base,
+        span_bytes=span,
     )
 
 
-def _managed(snap: Snapshot, bands: Ints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What the boot chunks do not allocate from, by the areas that lie around it; others use all of their units."""
-    areas, unit_size = snap.areas, snap.unit.unit_size
-    ends = np.zeros((2, len(bands)))
+def served_bytes(snap: Snapshot) -> tuple[Ints, Ints]:
+    """Give the offsets at which the part of its unit begins and ends that each chunk allocates from.
+
+    >>> from percpu_lab.columns import snapshot
+    >>> from percpu_lab.engine import Engine
+    >>> from percpu_lab.geometry import preset
+    >>> start, end = served_bytes(snapshot(Engine(preset("x86-64, 4 CPUs"), jit="off")))
+    >>> list(zip(start.tolist(), end.tolist()))  # the reserved chunk and the first
+    [(28672, 36864), (36864, 65536)]
+    """
+    areas, chunks = snap.areas, np.arange(len(snap.chunks))
+    first, behind = np.searchsorted(areas.chunk, chunks), np.searchsorted(areas.chunk, chunks, side="right")
+    start, last = np.zeros(len(chunks), np.int64), behind - 1
+    for _ in range(2):  # a prefix is static, reserved, or the one behind the other
+        is_prefix = np.isin(areas.kind[first], (STATIC, RESERVED))
+        start = np.where(is_prefix, areas.off_bytes[first] + areas.size_bytes[first], start)
+        first = np.minimum(first + is_prefix, last)
+    end = areas.off_bytes[last] + np.where(areas.kind[last] == OUTSIDE, 0, areas.size_bytes[last])
+    return start, np.maximum(end, start)
+
+
+def _served_bands(snap: Snapshot, bands: Ints) -> tuple[Ints, Ints]:
+    """What the chunks of bands serve, as offset and length; of a chunk that has gone all of its unit."""
+    base, span = np.zeros(len(bands), np.int64), np.full(len(bands), snap.unit.unit_size, np.int64)
+    start, end = served_bytes(snap)
     for band in np.flatnonzero(bands <= 0).tolist():
         row = snap.row_of(int(bands[band]))
         if row is not None:
-            mine = slice(*np.searchsorted(areas.chunk, [row, row + 1]))
-            kind, size = areas.kind[mine], areas.size_bytes[mine]
-            ends[:, band] = size[(kind == STATIC) | (kind == RESERVED)].sum(), size[kind == OUTSIDE].sum()
-    return ends[0] / unit_size, 1 - ends[1] / unit_size
+            base[band], span[band] = start[row], max(int(end[row] - start[row]), 1)
+    return base, span
 
 
 def _bands(freed: Ints, chunks: Ints, marks: Ints) -> tuple[Ints, Ints, Ints]:

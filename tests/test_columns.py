@@ -174,24 +174,22 @@ def test_the_smallest_area_is_seen_in_the_widest_picture() -> None:
 def test_lifetime_image_tells_the_share_of_each_pixel(seed: int, nr_ops: int, nr_bins: int, nr_rows: int) -> None:
     engine = random_engine(seed, nr_ops)
     lives = S.lifetimes(engine.events(0), C.snapshot(engine), (0, nr_bins * -(-nr_ops // nr_bins)))
-    unit, per_bin = engine.geometry.info.unit_size, -(-nr_ops // nr_bins)
-    grid = np.zeros((2, len(lives.bands) * unit // 8, nr_bins))
+    per_bin = -(-nr_ops // nr_bins)
+    edges = np.linspace(0, len(lives.bands), nr_rows + 1)
+    covered = np.zeros((2, nr_rows, nr_bins))
     for row in range(len(lives)):
-        low = int(lives.band[row]) * unit + int(lives.off_bytes[row])
-        x = slice(
-            int(lives.birth[row]) // per_bin,
-            max(-(-int(lives.death[row]) // per_bin), int(lives.birth[row]) // per_bin + 1),
-        )
-        grid[int(lives.is_live[row]), low // 8 : (low + int(lives.size_bytes[row])) // 8, x] += 1
+        band = int(lives.band[row])
+        span, base = int(lives.span_bytes[band]), int(lives.base_bytes[band])
+        low = band + (int(lives.off_bytes[row]) - base) / span
+        assert band <= low < low + int(lives.size_bytes[row]) / span <= band + 1 + 1e-9
+        left = int(lives.birth[row]) // per_bin
+        right = max(-(-int(lives.death[row]) // per_bin), left + 1)
+        inside = np.diff(np.clip(edges, low, low + int(lives.size_bytes[row]) / span)) / (edges[1] - edges[0])
+        covered[int(lives.is_live[row]), :, left:right] += inside[:, None]
     image, shares = R.lifetime_image(lives, nr_bins, nr_rows), R.code_shares()
-    edges, cells = np.linspace(0, grid.shape[1], nr_rows + 1), np.arange(grid.shape[1] + 1)
-    for row, column in np.ndindex(image.shape):
-        sums = [np.append(0, grid[kind, :, column].cumsum()) for kind in (1, 0)]
-        live, freed = (
-            np.diff(np.interp(edges[row : row + 2], cells, total))[0] / (edges[1] - edges[0]) for total in sums
-        )
-        assert abs(shares[image[row, column]][0] - live) <= 3 / R.LEVELS
-        assert shares[image[row, column]][1] <= freed + 3 / R.LEVELS
+    freed, live = covered
+    assert (np.abs(shares[image][..., 0] - live) <= 3 / R.LEVELS).all()
+    assert (shares[image][..., 1] <= freed + 3 / R.LEVELS).all()
 
 
 # --- frozen ---------------------------------------------------------------------------

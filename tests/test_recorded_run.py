@@ -280,11 +280,15 @@ def test_events_are_written_with_all_their_fields(boot: RecordedRun) -> None:
 
 def test_bands_of_the_boot_chunks_are_as_high_as_what_they_serve(boot: RecordedRun) -> None:
     lives = S.lifetimes(boot.events(), boot.snapshot())
-    low, high = lives.managed
     unit = boot.unit
     start = (unit.static_size + unit.reserved_size) % 4096
     at = lives.bands.tolist().index(0)
-    assert (low[at] * unit.unit_size, high[at] * unit.unit_size) == (start, start + unit.dyn_size)
+    assert (lives.base_bytes[at], lives.span_bytes[at]) == (start, unit.dyn_size)
+    bottom, height = lives.places(slice(None))
+    first = lives.band == at
+    assert bottom[first].min() == at + (lives.off_bytes[first].min() - start) / unit.dyn_size
+    assert at < (bottom + height)[first].max() <= at + 1
+    assert (lives.span_bytes[lives.bands > 0] == unit.unit_size).all()
 
 
 @pytest.mark.parametrize("folder", ["pcs-smp3-boot", "deb61-smp4-boot"])

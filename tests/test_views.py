@@ -138,7 +138,7 @@ def test_a_stale_hint_is_told_from_the_truth() -> None:
     engine, desk = Engine(Geometry.simple(unit_size=32768), jit="off"), Desk()
     engine.alloc(24570, 2, False, False)  # the hint stays at 24,576 though only 6 bytes are left (spec 11.7)
     frame = desk.update(engine)
-    assert [text.strip() for text in frame.sources[desk.views[0]._rows]["hint"]] == ["24 KiB ⚠ really 6 B"]  # type: ignore[union-attr]
+    assert [text.strip() for text in frame.sources[desk.views[0]._rows]["text2"]] == ["24 KiB ⚠ really 6 B"]  # type: ignore[union-attr]
 
 
 def test_the_chunk_in_focus_gets_lines_of_its_own() -> None:
@@ -213,7 +213,33 @@ def test_what_a_recording_cannot_tell_is_said() -> None:
     frame = desk.update(run)
     assert "pages and hints unknown" in texts(frame)
     assert length(frame, desk.views[0]._no_page) == 0
-    assert all("unknown" in text for text in frame.sources[desk.views[0]._rows]["hint"])  # type: ignore[operator, union-attr]
+    headings = frame.sources[desk.views[0]._headings]
+    assert [heading.strip() for name in headings for heading in headings[name]] == ["areas", "free", "largest free"]  # type: ignore[union-attr]
+    assert not any("-" in text for name in headings for text in frame.sources[desk.views[0]._rows][name])  # type: ignore[union-attr]
+
+
+def test_an_area_map_of_boot_chunks_ends_where_they_do() -> None:
+    geometry = Geometry.simple(unit_size=65536, static_size=4096, reserved_size=4096, dyn_size=20480)
+    engine, desk = Engine(geometry, jit="off"), Desk()
+    view: AreaMap = desk.views[0]
+    desk.update(engine)
+    assert view._x.shown == (0, 28)
+    engine.alloc(32768, 8, False, False)
+    desk.update(engine)
+    assert view._x.shown == (0, 64)
+
+
+def test_a_picture_explains_what_is_in_it() -> None:
+    def words(engine: Engine) -> list[str]:
+        legend = static.picture(take(engine), ["area_map"]).figure.axes[0].get_legend()
+        return [text.get_text().partition(":")[0] for text in legend.get_texts()]
+
+    engine = Engine(Geometry.simple(), jit="off")
+    assert words(engine) == ["free", "static"]
+    freed = engine.alloc(64, 8, False, False)
+    engine.alloc(64, 8, False, False)
+    engine.free(freed)
+    assert words(engine) == ["in use", "free", "hole", "static"]
 
 
 # --- pointing and selecting ---------------------------------------------------------------------

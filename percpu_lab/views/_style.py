@@ -34,7 +34,7 @@ Ticks = Any
 
 IN_USE = "#2b83c6ff"
 IN_USE_ALTERNATE = "#1c5f96ff"
-FREED = "#2b83c655"
+FREED = "#2b83c680"
 FREE = "#009e7350"
 HOLE = "#e69f00e0"
 NO_PAGE = "#80808090"
@@ -50,7 +50,6 @@ NOTE = "#808080ff"
 NOTHING = "#00000000"
 
 AREA_COLOURS = (FREE, HOLE, IN_USE, STATIC, RESERVED, OUTSIDE)  # by kind in columns.py
-AREA_WORDS = ("free", "hole", "in use", "static", "reserved", "outside")
 PAINT_ALTERNATE = columns.NR_KINDS  # the second shade of areas in use, that tells neighbours apart
 
 # of the fragmentation view: column of spans.Series, words, colour, dash
@@ -81,8 +80,8 @@ _CSS = """
 # Names of rows as ticks, that of the chunk in focus marked; of one width, so that the axis does not move.
 NAME = """
 const k = Math.floor(tick), name = names.data.name[k];
-if (name === undefined) return heading.padStart(14);
-return ((focus.data.ordinal[0] === names.data.ordinal[k] ? "\u25b8 " : "") + name).padStart(14);
+if (name === undefined) return heading.padStart(width);
+return ((focus.data.ordinal[0] === names.data.ordinal[k] ? "\u25b8 " : "") + name).padStart(width);
 """
 # A legend reads its colours before it is part of the page.
 _LEGEND_CSS = ".bk-label { color: var(--bk-label-text-color) !important; padding-right: 14px; }"

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from ..annotations import Annotations, Notes
-from ..columns import RESERVED_ORDINAL, UNKNOWN, Ints, Snapshot
+from ..columns import RESERVED_ORDINAL, UNKNOWN, ChunkColumns, Ints, Snapshot
 from ..core import layout as L
 from ..spans import Lifetimes, Series, external_fragmentation
 from ..units import format_bytes
 
 BETWEEN = "  ·  "
 NO_CHUNK_YET = "No chunk yet"
+AREA_WORDS = (  # by kind in columns.py
+    "free",
+    "hole: free before the last area",
+    "in use",
+    "static: the kernel's own",
+    "reserved: for modules",
+    "not managed by the chunk",
+)
+NO_PAGE_WORDS = "free, no page behind it yet"
+TIMELINE_TITLE = "Timeline: when each area lived, and where (upwards: its offset in what the chunk serves)"
 _NOTE_LETTERS, _NOTES_ACROSS = 24, 60
 _PLACING = ("STATS_", "SNAP_", "END ")  # say where a file was read, or what ends: too many to write out
 NO_HISTORY_YET = "No history yet: run some ops"
@@ -26,6 +38,40 @@ def chunk_label(ordinal: int) -> str:
     ('reserved', 'first chunk', 'chunk 3')
     """
     return {RESERVED_ORDINAL: "reserved", 0: "first chunk"}.get(ordinal, f"chunk {ordinal}")
+
+
+def band_label(ordinal: int, span_bytes: int) -> str:
+    """Name a chunk, and say how many bytes of each unit it serves: its band in the timeline is as high as that.
+
+    >>> band_label(0, 28672)
+    'first chunk 28 KiB'
+    """
+    return f"{chunk_label(ordinal)} {format_bytes(span_bytes)}"
+
+
+class TextColumn(NamedTuple):
+    """A column of text beside the area map: what it is headed with, letters it needs, and its text by row."""
+
+    heading: str
+    width: int
+    words: Callable[[int], str]
+
+
+def text_columns(chunks: ChunkColumns) -> tuple[TextColumn, TextColumn, TextColumn]:
+    """Give the columns beside the area map; of a recording what its events tell, as slots and hints are unknown."""
+    free, largest = chunks.free_bytes, chunks.largest_free_bytes
+    middle = TextColumn("free", 10, lambda row: format_bytes(int(free[row])))
+    if (chunks.contig_hint == UNKNOWN).all():
+        return (
+            TextColumn("areas", 6, lambda row: f"{int(chunks.nr_alloc[row]):,}"),
+            middle,
+            TextColumn("largest free", 15, lambda row: format_bytes(int(largest[row]))),
+        )
+    return (
+        TextColumn("slot", 5, lambda row: slot_text(int(chunks.slot[row]))),
+        middle,
+        TextColumn("contig_hint", 30, lambda row: hint_text(int(chunks.contig_hint[row]), int(largest[row]))),
+    )
 
 
 def slot_text(slot: int) -> str:
@@ -44,12 +90,8 @@ def hint_text(contig_hint: int, largest_free_bytes: int) -> str:
     '4 KiB'
     >>> hint_text(24576, 4096)
     '24 KiB ⚠ really 4 KiB'
-    >>> hint_text(UNKNOWN, 4096)
-    'unknown, largest 4 KiB'
     """
     largest = format_bytes(largest_free_bytes)
-    if contig_hint == UNKNOWN:
-        return f"unknown, largest {largest}"
     return largest if contig_hint == largest_free_bytes else f"{format_bytes(contig_hint)} ⚠ really {largest}"
 
 

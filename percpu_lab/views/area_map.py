@@ -32,9 +32,10 @@ from bokeh.models.annotations import Label
 from ..columns import FREE, HOLE, IN_USE, NR_KINDS, UNKNOWN, Columns, Ints, Snapshot, unpopulated
 from ..raster import CODE_NOTHING, unit_image
 from ..session import Selection
-from ..units import KIB, PAGE_SIZE, format_bytes
+from ..spans import served_bytes
+from ..units import KIB, PAGE_SIZE
 from . import _style
-from ._words import NO_CHUNK_YET, area_map_status, chunk_label, hint_text, slot_text
+from ._words import AREA_WORDS, NO_CHUNK_YET, NO_PAGE_WORDS, area_map_status, chunk_label, text_columns
 from .live import FigureEvent, Frame
 from .shared import ORIGIN, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
@@ -66,12 +67,8 @@ _AREAS = (
     "edge",
 )
 _BOX = ("left", "right", "top", "bottom")
-_ROWS = ("ordinal", "name", "slot", "free", "hint", "base_high", "base_low")
-_COLUMNS = (
-    ("slot", "slot", 4),
-    ("free", "free", 9),
-    ("hint", "contig_hint", 28),
-)  # column, heading, width
+_TEXTS = ("text0", "text1", "text2")  # columns beside the strips: see text_columns
+_ROWS = ("ordinal", "name", *_TEXTS, "base_high", "base_low")
 
 
 class AreaMap:
@@ -86,13 +83,14 @@ class AreaMap:
         self._x = FollowedRange(0, 64)
         self._y = FollowedRange(LEAST_ROWS, -HEADING)
         self._ordinals: list[int] = []
+        self._end_bytes = 0
 
     # --- building -----------------------------------------------------------------
 
     def build(self, shared: Shared) -> _style.Plot:
         """Make the figure, empty."""
         self._areas = _source(*_AREAS)
-        self._rows = _source(*_ROWS)
+        self._rows, self._headings = _source(*_ROWS), _source(*_TEXTS)
         self._cpus = _source("cpu", "offset")
         self._image = _source("image", "x", "y", "dw", "dh")
         self._no_page = _source(*_BOX)
@@ -135,10 +133,10 @@ class AreaMap:
         """Text beside the strips, as ticks of axes: the name on the left, three numbers on the right."""
         self._ticker = FixedTicker(ticks=[-HEADING / 2])
         plot.yaxis.ticker = self._ticker
-        args = {"names": self._rows, "focus": shared.focus, "heading": ""}
+        args = {"names": self._rows, "focus": shared.focus, "heading": "", "width": 14}
         plot.yaxis.formatter = CustomJSTickFormatter(args=args, code=_style.NAME)
-        for name, heading, width in _COLUMNS:
-            args = {"rows": self._rows, "name": name, "heading": _fitted(name, heading, width)}
+        for name in _TEXTS:
+            args = {"rows": self._rows, "headings": self._headings, "name": name}
             axis = LinearAxis()
             axis.update(ticker=self._ticker, formatter=CustomJSTickFormatter(args=args, code=_TEXT))
             plot.add_layout(axis, "right")
@@ -162,21 +160,13 @@ class AreaMap:
         plot.scatter("x", "y", source=self._search, **triangle)
         no_page = _style.add_sample(plot, _style.NO_PAGE_FILL, **hatch)
         search = plot.scatter([np.nan], [np.nan], **triangle)
-        words = (
-            "free",
-            "hole: free before the last area",
-            "in use",
-            "static: the kernel's own",
-            "reserved: for modules",
-            "not managed",
-        )
         samples = [_style.add_sample(plot, colour) for colour in _style.AREA_COLOURS]
-        entries = list(zip(words, samples, strict=True))
+        entries = list(zip(AREA_WORDS, samples, strict=True))
         entries = [
             entries[IN_USE],
             entries[FREE],
             entries[HOLE],
-            ("free, no page behind it yet", no_page),
+            (NO_PAGE_WORDS, no_page),
             *entries[3:],
         ]
         _style.add_legend(plot, [*entries, ("first_free: where a search begins", search)], columns_of=4)
@@ -212,7 +202,9 @@ class AreaMap:
         self._ordinals = snap.chunks.ordinal.tolist()
         height = max(nr_rows, LEAST_ROWS)
         heading = HEADING * max(height / 8, 1)
-        props = self._x.extend(0, snap.unit.unit_size / KIB) | self._y.extend(height, -heading)
+        # what lies behind the end of all chunks is nobody's: of boot chunks alone it would be nearly all of the map
+        self._end_bytes = int(served_bytes(snap)[1].max(initial=0)) or snap.unit.unit_size
+        props = self._x.extend(0, self._end_bytes / KIB) | self._y.extend(height, -heading)
         rows = self._rows_in_sight(nr_rows)
         visible = self._areas_in_sight(snap, rows)
         drawn = visible if len(visible) <= BUDGET else visible[:0]
@@ -220,13 +212,14 @@ class AreaMap:
             self._areas: self._area_columns(snap, drawn, rows) | origin_columns(columns, snap.areas.birth[drawn]),
             self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
             self._rows: _row_columns(snap, _labelled(rows)),
+            self._headings: _heading_columns(snap),
             self._cpus: _cpu_columns(columns),
             self._no_page: _no_page_columns(snap),
             self._search: _search_columns(snap, rows),
         }
         props[self._status] = {"text": area_map_status(snap, len(visible), len(drawn))}
         props[self._ticker] = {"ticks": [-heading / 2, *(row + 0.5 for row in _labelled(rows))]}
-        props[self._empty] = {"visible": nr_rows == 0}
+        props[self._empty] = {"visible": nr_rows == 0, "x": self._end_bytes / KIB / 2}
         return Frame(sources, props)
 
     def _rows_in_sight(self, nr_rows: int) -> slice:
@@ -238,7 +231,7 @@ class AreaMap:
         first, last = np.searchsorted(areas.chunk, [rows.start, max(rows.stop, rows.start)])
         start, end = (edge * KIB for edge in sorted(self._x.shown))
         off = areas.off_bytes[first:last]
-        if start <= 0 and end >= snap.unit.unit_size:
+        if start <= 0 and end >= self._end_bytes:
             return np.arange(first, last)
         return np.asarray(first + np.flatnonzero((off < end) & (off + areas.size_bytes[first:last] > start)))
 
@@ -280,20 +273,23 @@ def _row_columns(snap: Snapshot, labelled: Sequence[int]) -> dict[str, Any]:
     """Numbers of all chunks, text of those that have room for it."""
     chunks = snap.chunks
     high, low = (chunks.base_addr >> np.uint64(32)).astype(np.uint32), chunks.base_addr.astype(np.uint32)
-    text = {name: [""] * len(chunks) for name in ("name", "slot", "free", "hint")}
+    text = {name: [""] * len(chunks) for name in ("name", *_TEXTS)}
+    beside = dict(zip(_TEXTS, text_columns(chunks), strict=True))
     for row in labelled:
         text["name"][row] = chunk_label(int(chunks.ordinal[row]))
-        text["slot"][row] = slot_text(int(chunks.slot[row]))
-        text["free"][row] = format_bytes(int(chunks.free_bytes[row]))
-        text["hint"][row] = hint_text(int(chunks.contig_hint[row]), int(chunks.largest_free_bytes[row]))
-    for name, _, width in _COLUMNS:
-        text[name] = [_fitted(name, words, width) for words in text[name]]
+        for name, column in beside.items():
+            text[name][row] = _fitted(name, column.words(row), column.width)
     return {"ordinal": chunks.ordinal, **text, "base_high": high, "base_low": low}
 
 
+def _heading_columns(snap: Snapshot) -> dict[str, list[str]]:
+    beside = zip(_TEXTS, text_columns(snap.chunks), strict=True)
+    return {name: [_fitted(name, column.heading, column.width)] for name, column in beside}
+
+
 def _fitted(name: str, words: str, width: int) -> str:
-    """Fill text up to the width of its column, so that columns do not move."""
-    return f"  {words}".ljust(width) if name == "hint" else words.rjust(width)
+    """Fill text up to the width of its column, so that columns do not move; the last one begins on the left."""
+    return f"  {words}".ljust(width) if name == _TEXTS[-1] else words.rjust(width)
 
 
 def _no_page_columns(snap: Snapshot) -> dict[str, Ints]:
@@ -323,7 +319,7 @@ def _labelled(rows: slice) -> range:
     return range(rows.start, rows.stop, max(-(-(rows.stop - rows.start) // MAX_TEXTS), 1))
 
 
-_TEXT = "return tick < 0 ? heading : (rows.data[name][Math.floor(tick)] ?? '')"
+_TEXT = "return (tick < 0 ? headings.data[name][0] : rows.data[name][Math.floor(tick)]) ?? ''"
 _OUTLINE = """
 const row = Array.from(rows.data.ordinal).indexOf(area.ordinal);
 if (row < 0) return null;

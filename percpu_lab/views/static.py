@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..annotations import Notes
-from ..columns import IN_USE, NR_KINDS, UNKNOWN, ChunkColumns, Columns, Snapshot, unpopulated
+from ..columns import FREE, HOLE, IN_USE, NR_KINDS, OUTSIDE, RESERVED, STATIC, Columns, Snapshot, unpopulated
 from ..core import layout as L
 from ..errors import RequestError
 from ..raster import CODE_NOTHING, lifetime_image, unit_image
-from ..spans import Lifetimes, Series, default_window, fragmentation_series, lifetimes, with_now
-from ..units import KIB, PAGE_SIZE, format_bytes
+from ..spans import Lifetimes, Series, default_window, fragmentation_series, lifetimes, served_bytes, with_now
+from ..units import KIB, PAGE_SIZE
 from . import _style, _words
 
 Theme = Literal["light", "dark"]
@@ -34,6 +34,7 @@ _MAX_LABELS = 14
 _NR_BINS, _NR_ROWS = 1200, 300
 _HALF = 0.4
 _LANE = 0.8
+_LEGEND_ORDER = (IN_USE, FREE, HOLE, STATIC, RESERVED, OUTSIDE)
 _MARKS = {
     L.EVENT_FAIL: ("x", _style.FAILURE, "allocation failed"),
     L.EVENT_CREATE: ("+", _style.CHUNK, "chunk made"),
@@ -117,7 +118,7 @@ def picture(
     if unknown or not views or theme not in _PAGE:
         remedy = f"choose views from {', '.join(VIEWS)}, theme from {', '.join(_PAGE)}"
         raise RequestError(f"cannot draw {unknown or views!r}, theme {theme!r}", where="picture", remedy=remedy)
-    heights = [VIEWS[name][1] for name in views]
+    heights = [VIEWS[name][1](columns) for name in views]
     figure = Figure(figsize=(_WIDTH_INCHES, sum(heights)), facecolor=_PAGE[theme], layout="constrained")
     parts: Any = figure.subfigures(len(views), 1, height_ratios=heights, squeeze=False)
     for part, name in zip(parts[:, 0], views, strict=True):
@@ -151,10 +152,15 @@ def _heading(axes: Any, title: str, status: str, width: int = 145) -> None:
     axes.set_title("\n".join(lines).replace("$", r"\$"), loc="left", fontsize=9)
 
 
-def _legend(axes: Any, handles: Sequence[Any], ncols: int, below: float) -> None:
+def _legend(axes: Any, handles: Sequence[Any], ncols: int, *, points_below: float = 34) -> None:
+    """Put a legend below axes; a handle may be several that lie upon each other, of which the last has the words."""
+    from matplotlib.transforms import ScaledTranslation
+
+    down = ScaledTranslation(0, -points_below / 72, axes.get_figure(root=True).dpi_scale_trans)
+    words = [(handle[-1] if isinstance(handle, tuple) else handle).get_label() for handle in handles]
     axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0, below), ncols=ncols, fontsize=8, frameon=False,
-        borderaxespad=0, handlelength=1.6, columnspacing=1.4,
+        handles, words, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=axes.transAxes + down, ncols=ncols,
+        fontsize=8, frameon=False, borderaxespad=0, handlelength=1.6, columnspacing=1.4, borderpad=0,
     )  # fmt: skip
 
 
@@ -183,12 +189,13 @@ def _rgba(palette: Sequence[str], codes: Any) -> Any:
 def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
     snap, axes = columns.snapshot, part.subplots()
     nr_rows, nr_areas = len(snap.chunks), len(snap.areas)
-    axes.set(xlim=(0, snap.unit.unit_size / KIB), ylim=(max(nr_rows, 4), 0), xlabel="offset in the unit (KiB)")
-    axes.xaxis.set_major_locator(_power_of_two_ticks(snap.unit.unit_size))
+    end_bytes = int(served_bytes(snap)[1].max(initial=0)) or snap.unit.unit_size
+    axes.set(xlim=(0, end_bytes / KIB), ylim=(max(nr_rows, 1), 0), xlabel="offset in the unit (KiB)")
+    axes.xaxis.set_major_locator(_power_of_two_ticks(end_bytes))
     if nr_areas > _BUDGET:
-        codes = np.repeat(unit_image(snap, _NR_BINS, 0, snap.unit.unit_size), 10, axis=0)
+        codes = np.repeat(unit_image(snap, _NR_BINS, 0, end_bytes), 10, axis=0)
         codes[::10] = codes[9::10] = CODE_NOTHING  # between the strips
-        extent = (0, snap.unit.unit_size / KIB, nr_rows, 0)
+        extent = (0, end_bytes / KIB, nr_rows, 0)
         axes.imshow(_rgba(_style.unit_palette(), codes), extent=extent, aspect="auto", interpolation="nearest")
     else:
         _draw_areas(axes, snap)
@@ -207,19 +214,11 @@ def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
     )
     if not nr_rows:
         axes.text(0.5, 0.5, _words.NO_CHUNK_YET, transform=axes.transAxes, ha="center")
-    words = (
-        "free",
-        "hole: free before the last area",
-        "in use",
-        "static: the kernel's own",
-        "reserved: for modules",
-        "not managed",
-    )
-    patches = [_patch(colour, name) for colour, name in zip(_style.AREA_COLOURS, words, strict=True)]
-    if (snap.chunks.nr_populated != UNKNOWN).any():
-        no_page = {"hatch": "////", "edgecolor": _style.NO_PAGE}
-        patches.insert(2, _patch(_style.NO_PAGE_FILL, "free, no page behind it yet", **no_page))
-    _legend(axes, patches, 4, -0.2)
+    shown = np.bincount(snap.areas.kind[snap.areas.off_bytes < end_bytes], minlength=NR_KINDS)
+    patches = [_patch(_style.AREA_COLOURS[kind], _words.AREA_WORDS[kind]) for kind in _LEGEND_ORDER if shown[kind]]
+    if len(gaps):
+        patches.append(_patch(_style.NO_PAGE_FILL, _words.NO_PAGE_WORDS, **no_page | {"linewidth": 1}))
+    _legend(axes, patches, 4)
 
 
 def _draw_areas(axes: Any, snap: Snapshot) -> None:
@@ -230,10 +229,10 @@ def _draw_areas(axes: Any, snap: Snapshot) -> None:
     _boxes(axes, off, top, right, top + 2 * _HALF, _rgba(_style.area_palette(), paint), linewidth=0)
 
 
-def _power_of_two_ticks(unit_size: int) -> Any:
+def _power_of_two_ticks(end_bytes: int) -> Any:
     from matplotlib.ticker import MultipleLocator
 
-    return MultipleLocator(max(2 ** ((unit_size // KIB).bit_length() - 4), 1))
+    return MultipleLocator(max(2 ** ((end_bytes // KIB).bit_length() - 4), 1))
 
 
 def _label_chunks(axes: Any, snap: Snapshot) -> None:
@@ -241,26 +240,12 @@ def _label_chunks(axes: Any, snap: Snapshot) -> None:
     rows = range(0, len(chunks), max(-(-len(chunks) // _MAX_LABELS), 1))
     axes.set_yticks([row + 0.5 for row in rows], [_words.chunk_label(int(chunks.ordinal[row])) for row in rows])
     text = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "va": "center"}
-    for place, heading, words in _chunk_columns(chunks):
-        axes.text(place, 1.03, heading, transform=axes.transAxes, fontsize=8)
+    for place, column in zip((1.01, 1.06, 1.14), _words.text_columns(chunks), strict=True):
+        axes.annotate(
+            column.heading, (place, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8
+        )
         for row in rows:
-            axes.text(place, row + 0.5, words(row), **text)
-
-
-def _chunk_columns(chunks: ChunkColumns) -> list[tuple[float, str, Callable[[int], str]]]:
-    """Place, heading and text of the columns beside the strips: of a recording what events tell."""
-    free, largest = chunks.free_bytes, chunks.largest_free_bytes
-    if (chunks.contig_hint == UNKNOWN).all():
-        return [
-            (1.01, "areas", lambda row: f"{int(chunks.nr_alloc[row]):,}"),
-            (1.06, "free", lambda row: format_bytes(int(free[row]))),
-            (1.14, "largest free", lambda row: format_bytes(int(largest[row]))),
-        ]
-    return [
-        (1.01, "slot", lambda row: _words.slot_text(int(chunks.slot[row]))),
-        (1.05, "free", lambda row: format_bytes(int(free[row]))),
-        (1.12, "contig_hint", lambda row: _words.hint_text(int(chunks.contig_hint[row]), int(largest[row]))),
-    ]
+            axes.text(place, row + 0.5, column.words(row), **text)
 
 
 # --- fragmentation ----------------------------------------------------------------------
@@ -288,7 +273,7 @@ def _fragmentation(part: Any, columns: Columns, chunk: int | None) -> None:
     _heading(lower, "External fragmentation: share of the free bytes outside the largest free area", "")
     if not len(total):
         upper.text(0.5, 0.5, _words.NO_HISTORY_YET, transform=upper.transAxes, ha="center")
-    _legend(upper, lines, 4, -0.06)
+    _legend(upper, lines, 4, points_below=6)
 
 
 def _draw_share(axes: Any, series: Series, width: float) -> None:
@@ -305,14 +290,13 @@ def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
     lane = nr_bands + _LANE * max(nr_bands / 8, 1) / 2
     axes.set(xlim=lives.window, ylim=(0, 2 * lane - nr_bands), xlabel=_words.time_label(columns.annotations))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    low, high = lives.managed
     row = np.arange(len(lives.bands))
     _boxes(
         axes,
         lives.band_birth,
-        row + low,
+        row,
         lives.band_death,
-        row + high,
+        row + 1,
         _style.FREE,
         edgecolor=_style.NOTE,
         linewidth=0.5 if nr_bands <= _MAX_EDGES else 0,
@@ -325,15 +309,16 @@ def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
         marks += _draw_notes(axes, columns.annotations.notes, lives.window)
     axes.axvline(lives.now, color=_style.NOTE, linestyle="dotted")
     shown = range(0, len(lives.bands), max(-(-nr_bands // _MAX_LABELS), 1))
-    labels = [_words.chunk_label(int(lives.bands[band])) for band in shown]
+    labels = [_words.band_label(int(lives.bands[band]), int(lives.span_bytes[band])) for band in shown]
     axes.set_yticks([*(band + 0.5 for band in shown), lane], [*labels, "failed"])
     status = _words.timeline_status(lives, is_tracing=columns.is_tracing, is_picture=False)
-    _heading(axes, "Timeline: when each area lived, and where (upwards: its offset in the chunk's unit)", status)
+    _heading(axes, _words.TIMELINE_TITLE, status)
     axes.text(
         0.5, 0.5, _words.nothing_happened(lives, is_tracing=columns.is_tracing), transform=axes.transAxes, ha="center"
     )
-    colours = {_style.IN_USE: "in use now", _style.FREED: "freed since", _style.FREE: "free, chunk exists"}
-    _legend(axes, [*(_patch(colour, words) for colour, words in colours.items()), *marks], 8, -0.2)
+    free = _patch(_style.FREE, "free, chunk exists")
+    freed = (free, _patch(_style.FREED, "freed since"))  # as it is seen: upon what is free
+    _legend(axes, [_patch(_style.IN_USE, "in use now"), freed, free, *marks], 8)
 
 
 def _window(columns: Columns) -> tuple[int, int]:
@@ -343,11 +328,10 @@ def _window(columns: Columns) -> tuple[int, int]:
 
 
 def _draw_lifetimes(axes: Any, lives: Lifetimes) -> None:
-    bottom = lives.band + lives.off_bytes / lives.unit.unit_size
+    bottom, height = lives.places(slice(None))
     paint = np.where(lives.is_live, 1 + (lives.birth & 1), 0)
     colours = _rgba([_style.FREED, _style.IN_USE, _style.IN_USE_ALTERNATE], paint)
-    top = bottom + lives.size_bytes / lives.unit.unit_size
-    _boxes(axes, lives.birth, bottom, lives.death, top, colours, linewidth=0)
+    _boxes(axes, lives.birth, bottom, lives.death, bottom + height, colours, linewidth=0)
 
 
 def _draw_lifetime_image(axes: Any, lives: Lifetimes) -> None:
@@ -394,8 +378,8 @@ def _mark_sample(marker: str, colour: str, words: str) -> Any:
 
 
 # how each view is drawn, and its height in inches
-VIEWS: dict[str, tuple[Callable[[Any, Columns, int | None], None], float]] = {
-    "area_map": (_area_map, 3.6),
-    "fragmentation": (_fragmentation, 4.2),
-    "timeline": (_timeline, 3.8),
+VIEWS: dict[str, tuple[Callable[[Any, Columns, int | None], None], Callable[[Columns], float]]] = {
+    "area_map": (_area_map, lambda columns: 1.7 + 0.35 * min(max(len(columns.snapshot.chunks), 2), 6)),
+    "fragmentation": (_fragmentation, lambda _: 4.2),
+    "timeline": (_timeline, lambda _: 3.8),
 }

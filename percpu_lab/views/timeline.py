@@ -1,7 +1,7 @@
 """The event timeline: when each area lived, and what else happened.
 
     failed      |          ×
-    chunk 1     |      +▆▆▆▆▆▆▆▆▆▆▆     time across in ops; in a chunk's band the offset in the unit goes up
+    chunk 1     |      +▆▆▆▆▆▆▆▆▆▆▆     time across in ops; in a chunk's band offsets go up, over all that it serves
     first chunk | ▆▆▆▆░░░▆▆▆▆▆▆▆▆▆▆|    + chunk made, - chunk given back, × allocation failed, | now
 
 Lifetimes are drawn one by one up to BUDGET in sight; more of them are a picture, until the user zooms in.
@@ -30,7 +30,7 @@ from ..raster import lifetime_image
 from ..session import Selection
 from ..spans import Lifetimes, lifetimes
 from . import _style
-from ._words import chunk_label, harmless, note_labels, nothing_happened, time_label, timeline_status
+from ._words import TIMELINE_TITLE, band_label, harmless, note_labels, nothing_happened, time_label, timeline_status
 from .live import FigureEvent, Frame
 from .shared import ORIGIN, STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
@@ -43,7 +43,7 @@ FAILED_LANE = 0.8  # bands high
 
 _AREAS = ("id", "ordinal", "off", "size", "death", "paint", "left", "right", "top", "bottom")
 _BOX = ("left", "right", "top", "bottom")
-_BANDS = ("ordinal", "name", "left", "right", "top", "bottom", "now", "unit", "edge")
+_BANDS = ("ordinal", "name", "left", "right", "top", "bottom", "now", "base", "span", "edge")
 _MARKS = ("op", "y", "ordinal", "size", "reason", "pixels")
 _NOTES = ("op", "y", "text", "label", "colour")
 _SYMBOLS = {L.EVENT_FAIL: "x", L.EVENT_CREATE: "cross", L.EVENT_DESTROY: "dash"}
@@ -72,7 +72,7 @@ class Timeline:
         self._marks = {event: _source(*_MARKS) for event in _SYMBOLS}
         self._notes = _source(*_NOTES)
         plot = _style.make_figure(
-            "Timeline: when each area lived, and where (upwards: its offset in the chunk's unit)",
+            TIMELINE_TITLE,
             height=self._height, x_range=shared.time.model, y_range=self._y.model,
             x_label="ops done", y_label="",
         )  # fmt: skip
@@ -93,7 +93,7 @@ class Timeline:
 
     def _add_labels(self, plot: _style.Plot, shared: Shared) -> None:
         self._ticker = FixedTicker(ticks=[])
-        args = {"names": self._band_rows, "focus": shared.focus, "heading": "failed"}
+        args = {"names": self._band_rows, "focus": shared.focus, "heading": "failed", "width": 20}
         plot.yaxis.ticker = self._ticker
         plot.yaxis.formatter = CustomJSTickFormatter(args=args, code=_style.NAME)
         _style.make_column(plot.yaxis[0])
@@ -204,8 +204,8 @@ class Timeline:
         low, high = sorted(self._y.shown)
         if low <= 0 and high >= len(lives.bands):
             return np.arange(len(lives))
-        bottom = lives.band + lives.off_bytes / lives.unit.unit_size
-        return np.flatnonzero((bottom < high) & (bottom + lives.size_bytes / lives.unit.unit_size > low))
+        bottom, height = lives.places(slice(None))
+        return np.flatnonzero((bottom < high) & (bottom + height > low))
 
     def _image_columns(self, lives: Lifetimes, *, is_needed: bool) -> dict[str, Any]:
         if not is_needed:
@@ -224,23 +224,23 @@ def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
     names = ("birth", "death", "off_bytes", "size_bytes")
     birth, death, off, size = (getattr(lives, name)[part] for name in names)
     is_live = part >= lives.nr_freed
-    bottom = lives.band[part] + off / lives.unit.unit_size
-    top = bottom + size / lives.unit.unit_size
+    bottom, height = lives.places(part)
     columns = (
         birth, lives.bands[lives.band[part]], off, size, np.where(is_live, STILL_IN_USE, death),
-        np.where(is_live, 1 + (birth & 1), 0).astype(np.uint8), birth, death, top, bottom,
+        np.where(is_live, 1 + (birth & 1), 0).astype(np.uint8), birth, death, bottom + height, bottom,
     )  # fmt: skip
     return dict(zip(_AREAS, columns, strict=True))
 
 
 def _band_columns(lives: Lifetimes) -> dict[str, Any]:
     nr_bands = len(lives.bands)
-    low, high = lives.managed
     row = np.arange(nr_bands)
-    now, unit = np.full(nr_bands, lives.now), np.full(nr_bands, lives.unit.unit_size)
-    names = [chunk_label(ordinal) for ordinal in lives.bands.tolist()]
+    names = [band_label(*band) for band in zip(lives.bands.tolist(), lives.span_bytes.tolist(), strict=True)]
     edge = np.full(nr_bands, 0.4 if nr_bands <= MAX_EDGES else 0.0, np.float32)
-    columns = (lives.bands, names, lives.band_birth, lives.band_death, row + high, row + low, now, unit, edge)
+    columns = (
+        lives.bands, names, lives.band_birth, lives.band_death, row + 1, row,
+        np.full(nr_bands, lives.now), lives.base_bytes, lives.span_bytes, edge,
+    )  # fmt: skip
     return dict(zip(_BANDS, columns, strict=True))
 
 
@@ -277,10 +277,10 @@ def _mark_hover(glyph: Any, event: int, words: str) -> HoverTool:
 
 
 _OUTLINE = """
-const {ordinal, now, unit} = rows.data, k = Array.from(ordinal).indexOf(area.ordinal);
+const {ordinal, now, base, span} = rows.data, k = Array.from(ordinal).indexOf(area.ordinal);
 if (k < 0) return null;
-const right = area.death < 0 ? now[k] : area.death, bottom = k + area.off / unit[k];
-return {left: area.area, right, top: bottom + area.size / unit[k], bottom};
+const right = area.death < 0 ? now[k] : area.death, bottom = k + (area.off - base[k]) / span[k];
+return {left: area.area, right, top: bottom + area.size / span[k], bottom};
 """
 _LIFE = """
 const {id, death} = areas.data, i = special_vars.index;
