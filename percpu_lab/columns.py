@@ -330,7 +330,8 @@ def _areas(form: _Form, words: Ints, unit: Unit, chunk_kind: Ints) -> AreaColumn
     np.subtract(off[1:], off[:-1], out=size[:-1])
     size[last] = unit.unit_size - off[last]
     in_use = entries & 1
-    kind = np.array([HOLE, IN_USE], np.uint8)[in_use]
+    kind = in_use.astype(np.uint8)
+    kind += HOLE  # or IN_USE, the next kind
     behind = last - 1
     kind[behind[in_use[behind] == 0]] = FREE
     kind[last] = OUTSIDE
@@ -345,11 +346,13 @@ def _parted(chunk: Ints, off: Ints, size: Ints, words: Ints, kind: Ints, split: 
     keep = np.flatnonzero(size > 0)
     at = np.searchsorted(keep, split)
     keep = np.insert(keep, at, split)
-    off, size, kind, words = off[keep], size[keep], kind[keep], words[keep]
+    chunk, off, size, kind, words = (column.take(keep) for column in (chunk, off, size, kind, words))
     off[at + 1], size[at + 1], kind[at + 1] = static, size[at + 1] - static, RESERVED
     size[at] = static
-    birth = (words >> 16) - (words == 0)  # no allocation has no word
-    return AreaColumns(chunk[keep], off, size, words & 0xFFFF, birth, kind)
+    birth = words >> 16
+    birth -= words == 0  # no allocation has no word
+    words &= 0xFFFF
+    return AreaColumns(chunk, off, size, words, birth, kind)
 
 
 def _chunks(
