@@ -66,7 +66,7 @@ def test_slots_of_the_past_of_a_run_are_not_known() -> None:
 
 
 def test_slots_of_events_alone_are_not_known() -> None:
-    with pytest.raises(RequestError, match=r"dmesg\.txt"):
+    with pytest.raises(RequestError, match="give a Recording, or an Allocator"):
         slots(trace(alloc(0, 8, 1.0)))
 
 
@@ -229,7 +229,7 @@ def test_the_kernel_log_tells_who_asked_and_what_was_illegal(tmp_path: Path) -> 
 def test_a_row_that_did_not_fail_is_refused() -> None:
     with pytest.raises(RequestError, match="failed rows: 1"):
         why_failed(trace(alloc(0, 8, 1.0), fail(64, 2.0)), 0)
-    with pytest.raises(RequestError, match="failed rows: none"):
+    with pytest.raises(RequestError, match="no request failed"):
         why_failed(trace(alloc(0, 8, 1.0)))
 
 

@@ -11,6 +11,7 @@ import pytest
 from golden_cases import BITMAP_CASES, recorded
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_traces import alloc, free
 
 from percpu_lab.columns import IN_USE, RESERVED_ORDINAL, Snapshot, Unit
 from percpu_lab.core import layout as L
@@ -18,6 +19,7 @@ from percpu_lab.engine import Engine
 from percpu_lab.errors import GeometryError, RequestError
 from percpu_lab.geometry import Geometry
 from percpu_lab.kernels import V4_13, V6_12
+from percpu_lab.questions import consistency
 from percpu_lab.rebuild import BEFORE, CHUNK_DESTROYED, FREE_LOST, FREED, LIVE, NEVER, Rebuilt, Space
 from percpu_lab.rebuild.blocks import blocks
 from percpu_lab.rebuild.matching import match
@@ -447,3 +449,21 @@ def test_reserved_areas_of_an_engine_stay_in_the_reserved_chunk(kernel: str) -> 
     alloc = engine.events(0).event == L.EVENT_ALLOC
     assert rebuilt.event_ordinal[alloc].tolist() == [RESERVED_ORDINAL, 0, RESERVED_ORDINAL]
     assert not (rebuilt.chunks.ordinal > 0).any()
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("geometry", [None, "s212992 r8192 d28672 u524288 cpus=4"])
+def test_a_damaged_number_costs_its_own_line_only(geometry: str | None, tmp_path: Path) -> None:
+    lines = [alloc(64 * k, 60, float(k)) for k in range(40)]
+    lines[7] = lines[7].replace("size=60", "size=6000000000000")
+    lines[9] = lines[9].replace("off=576", "off=2000000000" if geometry is None else "off=2000000")
+    path = tmp_path / "trace.txt"
+    path.write_text("\n".join([*lines, free(64 * 7, 41.0), free(0, 42.0), ""]))
+    rebuilt = Rebuilt(open_trace(path, geometry=geometry))
+    assert rebuilt.outside_rows.tolist() == ([7, 9, 40] if geometry is None else [7, 40])
+    assert rebuilt.unmatched_frees.tolist() == []  # the free of a line that was left out is, too
+    assert int(rebuilt.counters.nr_live[-1]) == (37 if geometry is None else 38)
+    found = {(row.kind, row.line) for row in consistency(open_trace(path, geometry=geometry)).rows}
+    assert ("outside", 8) in found

@@ -242,7 +242,7 @@ def test_event_is_not_joined_to_prose_or_to_other_events() -> None:
     trace = read_trace_text(f"{PREFIX}{short}\nThanks\n{PREFIX}{FREE}\n")
     assert (trace.bytes_alloc.tolist(), kinds(trace)) == ([-1, -1], [(2, "skipped")])
     trace = read_trace_text(f"{latency}{ALLOC}\n{latency}{FREE.partition(' ptr')[0]}\n{kmalloc}\n{latency}{FREE}\n")
-    assert (trace.line.tolist(), trace.nr_other, kinds(trace)) == ([1, 4], 1, [(2, "skipped")])
+    assert (trace.line.tolist(), trace.nr_other, kinds(trace)) == ([1, 4], 1, [(2, "left out")])
 
 
 def test_events_of_other_systems_without_context_are_counted() -> None:
@@ -355,7 +355,7 @@ def test_cut_line_in_the_midst_is_skipped() -> None:
 def test_event_that_is_not_understood_is_noted(event: str) -> None:
     trace = read_trace_text(text_of(ALLOC, event, FREE))
     assert (len(trace), trace.birth[1]) == (2, 0)
-    assert [(oddity.line, oddity.kind) for oddity in trace.oddities] in ([(2, "event")], [(2, "skipped")])
+    assert [(oddity.line, oddity.kind) for oddity in trace.oddities] in ([(2, "event")], [(2, "left out")])
 
 
 def test_time_that_falls_back_ends_a_recording() -> None:

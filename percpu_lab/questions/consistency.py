@@ -19,7 +19,10 @@ from .subject import Subject
 
 Weight = Literal["damage", "note"]
 # remarks of the readers that say that events are missing, or are not of one run
-_DAMAGE = ("another boot", "boots", "damaged", "header", "limit", "mix", "payload", "release", "unreadable")
+_DAMAGE = (
+    "another boot", "boots", "damaged", "header", "left out", "limit", "mix", "payload", "release",
+    "unreadable",
+)  # fmt: skip
 _UNMATCHED = "unmatched frees"
 # remarks that say that less, or more, than one recording was read, and how the answer says so; {} is the line
 _ENDS = {
@@ -99,7 +102,14 @@ def consistency(subject: Any) -> Consistency:
     """
     whole = Subject.of(subject)
     trace = whole.events("consistency").trace
-    found = [*_lost(trace), *_contradictions(whole), *_clock(whole), *_phases(trace), *_oddities(whole)]
+    found = [
+        *_lost(trace),
+        *_contradictions(whole),
+        *_layout(whole),
+        *_clock(whole),
+        *_phases(trace),
+        *_oddities(whole),
+    ]
     found.sort(key=lambda row: (row.weight != "damage", -row.nr))
     nr_lost = trace.lost
     certain = ("frees fire under the allocator's lock, so each must find its allocation before it",)
@@ -132,6 +142,15 @@ def _contradictions(whole: Subject) -> Iterator[Finding]:
         if len(rows):
             weight: Weight = "note" if kind == _UNMATCHED and not trace.lost else "damage"
             yield Finding(weight, kind, len(rows), whole.line(int(rows[0])), text)
+
+
+def _layout(whole: Subject) -> Iterator[Finding]:
+    rows = whole.events("consistency").outside_rows
+    if len(rows):
+        text = "areas that lie in no unit: the line is damaged; they were left out"
+        yield Finding("damage", "outside", len(rows), whole.line(int(rows[0])), text)
+    if whole.info is not None and whole.guess:
+        yield Finding("damage", "another layout", 1, None, f"{whole.guess}: is it of another boot?")
 
 
 def _clock(whole: Subject) -> Iterator[Finding]:

@@ -81,8 +81,8 @@ def slots(subject: Any, *, at: At = None) -> Slots:
     whole = Subject.of(subject)
     engine = whole.engine_at(at)
     if engine is None:
-        remedy = "give a recording with dmesg.txt of a kernel that has a model, or an Allocator"
-        raise RequestError("the events alone do not tell slots", where="slots", remedy=remedy)
+        why = whole.review.problem if whole.recording is not None else "give a Recording, or an Allocator as it is now"
+        raise RequestError("the events alone do not tell slots", where="slots", remedy=why)
     snap = snapshot(engine)
     states = {chunk.ordinal: chunk for chunk in engine.chunks()}
     reserved = engine.reserved_chunk()

@@ -215,7 +215,11 @@ def _chosen(whole: Subject, event: int | None) -> Failure:
     for failure in found:
         if event is None or failure.row == event:
             return failure
-    rows = ", ".join(f"{failure.row}" for failure in found[:8]) or "none"
+    if not found:
+        raise RequestError(
+            "no request failed", where="why_failed", remedy="the verb failures tells what could hide some"
+        )
+    rows = ", ".join(f"{failure.row}" for failure in found[:8])
     raise RequestError(f"row {event} is no failed request", where="why_failed", remedy=f"failed rows: {rows}")
 
 

@@ -29,16 +29,21 @@ from ..columns import (
 from ..core import layout as L
 from ..errors import GeometryError
 from ..events import Events
+from ..geometry.info import MAX_UNIT_SIZE
 from ..kernels import KernelVersion
+from ..traces.early import with_columns
 from .holders import Holders, Names, holders, names_of
 from .log import check_fit, cuts, join
-from .space import Space, highest_end
+from .space import Space, highest_end, is_outside
 from .tables import area_table, chunk_table, counters
 from .tiles import InUse, free_areas, tiled
 from .walk import NEVER, Walk
 
 if TYPE_CHECKING:
+    from ..traces.recorded import RecordedTrace
     from ..traces.recording import Recording
+
+_DAMAGE_IS_RARE = 100  # one event in so many, at most
 
 __all__ = ["FreeSpace", "LostFrees", "Rebuilt"]
 
@@ -74,6 +79,27 @@ class FreeSpace:
     max_frag: int
 
 
+def _outside(events: Events, unit: Unit | None) -> Ints:
+    """Find the rows whose areas lie in no unit: of the geometry if they are few, else of any machine.
+
+    Many say that the geometry is another one, not that the file is damaged.
+    """
+    if unit is not None:
+        rows = np.flatnonzero(is_outside(events, unit.unit_size))
+        if len(rows) <= max(len(events) // _DAMAGE_IS_RARE, 1):
+            return rows
+    return np.flatnonzero(is_outside(events, MAX_UNIT_SIZE))
+
+
+def _without(events: RecordedTrace, rows: Ints) -> RecordedTrace:
+    """Take rows for events that have no area."""
+    if not len(rows):
+        return events
+    event = events.event.copy()
+    event[rows] = L.EVENT_FAIL
+    return with_columns(events, event=event)
+
+
 class Rebuilt:
     """The state of a recorded machine at any row of its trace, from its events alone.
 
@@ -87,18 +113,26 @@ class Rebuilt:
     (1, 2)
 
     Args:
-        recording: from open_trace.
+        recording: from open_trace. Rows whose area lies in no unit, being damaged, are left out: outside_rows.
     """
+
+    trace: Events
+    early: Events | None
 
     def __init__(self, recording: Recording) -> None:
         unit = None if recording.geometry is None else Unit.of(recording.geometry.info)
+        self.outside_rows = _outside(recording.trace, unit)
+        trace = _without(recording.trace, self.outside_rows)
+        early = recording.early
+        early = early if early is None else _without(early, _outside(early, unit))
         try:
-            self._set_up(recording.trace, unit, recording.kernel, recording.early)
+            self._set_up(trace, unit, recording.kernel, early)
         except GeometryError as error:
-            self._set_up(recording.trace, None, recording.kernel, recording.early)
+            self._set_up(trace, None, recording.kernel, early)
             self.space: Space = replace(
                 self.space, guess=f"{self.space.guess}; the geometry that was given {error.what}"
             )
+        self.trace, self.early = recording.trace, recording.early
 
     @classmethod
     def of(
@@ -120,6 +154,7 @@ class Rebuilt:
             GeometryError: an area does not fit in the unit.
         """
         self = cls.__new__(cls)
+        self.outside_rows = np.zeros(0, np.int64)
         self._set_up(trace, unit, kernel, early)
         return self
 

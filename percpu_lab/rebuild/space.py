@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..columns import OUTSIDE, RESERVED, RESERVED_ORDINAL, STATIC, Unit
+from ..core import layout as L
 from ..errors import GeometryError
-from ..events import Events
+from ..events import Bools, Events
 from ..geometry.info import MAX_UNIT_SIZE, PCPU_MIN_UNIT_SIZE
 from ..kernels import V6_12, KernelVersion
 from ..units import PAGE_SIZE, format_bytes, round_up
@@ -101,14 +104,19 @@ class Space:
         return [piece for piece in pieces if piece[1] > 0]
 
 
+def is_outside(events: Events, unit_size: int) -> Bools:
+    """Tell which events are of areas that lie in no unit of a size in bytes."""
+    ends_in = (events.off >= 0) & (events.size >= 0) & (events.off <= unit_size - events.size)
+    return np.asarray((events.event <= L.EVENT_FREE) & ~ends_in, np.bool_)
+
+
 def highest_end(events: Events) -> int:
     """Give the offset behind the highest area of a trace, in bytes.
 
     Raises:
         GeometryError: an offset that no unit can have.
     """
-    ends = events.off + events.size
-    bad = (events.off < 0) | (events.size < 0) | (ends > MAX_UNIT_SIZE)
+    bad = is_outside(events, MAX_UNIT_SIZE)
     if bad.any():
         at = int(bad.argmax())
         raise GeometryError(
@@ -116,4 +124,4 @@ def highest_end(events: Events) -> int:
             where=f"event {at:,}",
             remedy="check that the file is whole",
         )
-    return int(ends.max(initial=0))
+    return int((events.off + events.size)[events.event <= L.EVENT_FREE].max(initial=0))

@@ -39,6 +39,7 @@ class OddityLog:
     """Oddities in the order of their lines, a limited number of each kind.
 
     skipped    not understood             wrapped, quoted   a mail did it; repaired
+    left out   a percpu event with a damaged or missing field
     cut        a line without its end     event             percpu, but not one of the five
     header     a second one               time              it steps back a little
     mix        of two recordings          twice             an area handed out that is live
@@ -334,6 +335,5 @@ class LineReader:
             self._add(part)
         else:
             last = "the last line is cut and was left out: " if is_end else "left out: "
-            self.log.add(
-                part.line, "cut" if is_end or is_cut else "skipped", f"{last}{part.problem}: {part.text[:80]!r}"
-            )
+            kind = "cut" if is_end or is_cut else "skipped" if part.is_prefix else "left out"
+            self.log.add(part.line, kind, f"{last}{part.problem}: {part.text[:80]!r}")

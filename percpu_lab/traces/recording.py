@@ -211,7 +211,7 @@ class _Reader:
         folder.remarks += log_remarks(log_path.name, dmesg, release) if dmesg and log_path else ()
         folder.remarks += reading_remarks(stats, proc, geometry.info if geometry else None)
         return Recording(
-            name="standard input" if folder.path == _INPUT else folder.path.resolve().name,
+            name=_name_of(folder),
             path=folder.path,
             trace=trace,
             early=self._early(trace),
@@ -358,6 +358,12 @@ class _Reader:
         if len(strange) * 10 > len(more):
             return pointer_bytes, None
         return pointer_bytes or size or None, size > 0
+
+
+def _name_of(folder: Folder) -> str:
+    if folder.path == _INPUT:
+        return "standard input"
+    return folder.path.name if folder.is_alone else folder.path.resolve().name
 
 
 def _unknown_release(release: str | None) -> str:
