@@ -340,3 +340,13 @@ def test_words_that_are_no_layout_are_one_line_of_error(capsys: pytest.CaptureFi
     assert errors.startswith("percpu_lab: geometry: not a word of a boot line")
     assert errors.count("\n") == 1
     assert "\x1b" not in errors
+
+
+def test_the_headline_names_every_cause_of_an_early_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.txt.gz"
+    packed = gzip.compress(f"{TINY}{alloc(8, 8, 9.0)}".encode())
+    path.write_bytes(packed[:-12])
+    assert main(["consistency", str(path)]) == 0
+    first = capsys.readouterr().out.partition("\n")[0]
+    assert "a file is damaged" in first
+    assert "may be cut" in first

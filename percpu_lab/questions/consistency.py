@@ -74,8 +74,7 @@ class Consistency(Answer):
         """Give the answer in one sentence."""
         events = count(self.nr_events, "event")
         ends = [_ENDS[row.kind].format(f"{row.line:,}") for row in self.rows if row.kind in _ENDS and row.line]
-        if ends:
-            events = f"{events}; {ends[0]}"
+        events = "; ".join([events, *dict.fromkeys(ends)])
         if self.is_sound:
             older = sum(row.nr for row in self.rows if row.kind == _UNMATCHED)
             before = f"; {count(older, 'free')} of areas from before it" if older else ""

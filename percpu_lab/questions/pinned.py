@@ -188,18 +188,9 @@ def _rules(whole: Subject, chunk: int, at: At, nr_areas: int) -> tuple[list[Rule
 
 
 def _state_of(whole: Subject, engine: Any, chunk: int) -> Any:
-    ordinal = chunk if whole.engine is not None or chunk <= 0 else _ordinal_in_model(whole, chunk)
+    # the model may number chunks otherwise, where the recording begins in the middle
+    ordinal = chunk if whole.engine is not None or chunk <= 0 else whole.review.chunk_of(chunk)
     return next((state for state in engine.chunks() if state.ordinal == ordinal), None)
-
-
-def _ordinal_in_model(whole: Subject, chunk: int) -> int | None:
-    """Find the model's ordinal of a chunk; None if no event of the trace tells of it.
-
-    The trace numbers chunks as it meets them: the first one met in a trace without a beginning is 0 there alone.
-    """
-    rebuilt = whole.events("chunk")
-    rows = np.flatnonzero(rebuilt.event_ordinal == chunk)
-    return whole.review.chunk_of(int(whole.trace.chunk[rows[0]])) if len(rows) else None
 
 
 def _spare_rules(spare: list[Any], state: Any, is_pending: bool) -> list[Rule]:

@@ -177,15 +177,19 @@ class Review:
     # --- one moment ------------------------------------------------------------------------
 
     def chunk_of(self, chunk: int) -> int:
-        """Find the model's ordinal of a chunk by its number in the trace (its column `chunk`).
+        """Find the model's ordinal of a chunk by its ordinal in the recording, the one of all answers and views.
+
+        The two differ where a recording begins in the middle. The column `chunk` of the trace is a third number, of
+        base addresses; Rebuilt.event_ordinal gives the ordinal of each row.
 
         Raises:
             RequestError: no event names it, or nothing was replayed.
         """
         search = self._reviewed("chunk_of")
-        rows = np.flatnonzero(self.recording.trace.chunk[: search.tape.nr_rows - search.tape.nr_early] == chunk)
+        rows = np.flatnonzero(self.rebuilt.event_ordinal[: search.tape.nr_rows - search.tape.nr_early] == chunk)
         if not len(rows):
-            raise RequestError(f"no event names chunk {chunk}", where="chunk_of", remedy="take one of trace.chunk")
+            remedy = "take one of rebuilt.event_ordinal"
+            raise RequestError(f"no event names chunk {chunk}", where="chunk_of", remedy=remedy)
         return int(self._replayed.ordinals[search.tape.events[R.TAPE_CHUNK, rows[0] + search.tape.nr_early]])
 
     def state_at(self, row: int) -> Engine:
