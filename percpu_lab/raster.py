@@ -161,6 +161,7 @@ def _from_bin_on(left: Ints, low: Any, height: Any, nr_bins: int, nr_rows: int) 
         weight = height.copy()
         weight[tall] = 0
     steps: Any = np.bincount(at, weight, minlength=(nr_rows + 2) * (nr_bins + 1))
+    steps = steps.astype(np.float64, copy=False)  # it counts in integers where there is nothing to weigh
     shares: Shares = steps.reshape(nr_rows + 2, nr_bins + 1)[1:-1, :nr_bins]
     if len(tall):
         begin, end = np.clip(low[tall], 0, nr_rows), np.clip(low[tall] + height[tall], 0, nr_rows)

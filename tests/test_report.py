@@ -173,3 +173,12 @@ def test_a_page_that_cannot_be_written_is_told_before_the_work(
 ) -> None:
     assert main(["report", str(tmp_path / "no trace"), "-o", str(tmp_path / "none" / "page.html")]) == 1
     assert "the page cannot be written there" in capsys.readouterr().err
+
+
+def test_a_long_recording_that_ends_with_nothing_live_is_drawn(tmp_path: Path) -> None:
+    pairs = [(alloc(8 * (k % 64), 8, k), free(8 * (k % 64), k + 0.5)) for k in range(6000)]
+    source = tmp_path / "trace.txt"
+    source.write_text("\n".join(line for pair in pairs for line in pair) + "\n")
+    made = report(lab.open_trace(source))
+    assert made.problems == ()
+    assert "At the end of the recording" in made.html
