@@ -56,7 +56,8 @@ def test_text_out_is_text_in(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in COUNTED if "lost" not in name])
 def test_nothing_is_odd_about_them(name: str) -> None:
-    assert read(name).oddities == ()
+    odd = [oddity for oddity in read(name).oddities if oddity.kind != "incomplete"]  # some are the first lines only
+    assert odd == []
 
 
 @pytest.mark.parametrize("name", COUNTED)

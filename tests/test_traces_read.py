@@ -373,13 +373,23 @@ def test_second_header_with_an_earlier_time_ends_a_recording() -> None:
 
 def test_second_header_with_later_times_goes_on() -> None:
     trace = read_trace_text(HEADER + text_of(ALLOC, FREE) + HEADER + text_of(FAIL, first_us=86889230))
-    assert (len(trace), kinds(trace)) == (3, [(9, "header")])
+    assert (len(trace), kinds(trace)) == (3, [(3, "incomplete"), (9, "header")])
 
 
 def test_second_header_before_other_chunks_tells_of_another_boot() -> None:
     other = text_of(CREATE, "percpu_destroy_chunk: base_addr=00000000118f8f08", first_us=86889230)
     trace = read_trace_text(HEADER + text_of(ALLOC, FREE) + HEADER + other)
-    assert (len(trace), kinds(trace)) == (4, [(9, "header"), (9, "boots")])
+    assert (len(trace), kinds(trace)) == (4, [(3, "incomplete"), (9, "header"), (9, "boots")])
+
+
+def test_header_with_more_entries_than_lines_says_that_some_are_missing() -> None:
+    text = text_of(ALLOC, "tracing_mark_write: here", "kmalloc: call_site=f+0x1 ptr=00000000110b3b84", FREE, FAIL)
+    whole = HEADER.replace("325/374", "5/5") + text
+    assert read_trace_text(whole).oddities == ()
+    cut = read_trace_text(whole.replace(text.splitlines(keepends=True)[0], ""))
+    assert [(oddity.line, oddity.text) for oddity in cut.oddities] == [
+        (3, "the header tells of 5 entries, of which 1 are not in this text")
+    ]
 
 
 def test_other_clock_ends_a_recording() -> None:
@@ -706,7 +716,7 @@ def test_program_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_trace_says_what_it_holds() -> None:
     trace = read_trace_text(HEADER + "prose\n" + text_of(ALLOC, "tracing_mark_write: here", FREE))
-    assert repr(trace) == "<RecordedTrace: 2 events, 1 marker, 49 lost events, 1 odd line>"
+    assert repr(trace) == "<RecordedTrace: 2 events, 1 marker, 49 lost events, 2 odd lines>"
 
 
 def test_frame_has_the_columns_of_a_recording() -> None:

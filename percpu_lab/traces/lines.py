@@ -45,6 +45,7 @@ class OddityLog:
     mix        of two recordings          twice             an area handed out that is live
     address    not an identity            payload           of the options raw and hex
     damaged    the file ends too early    limit, text       too much to be kept
+    incomplete the header tells of more entries than there are
     """
 
     def __init__(self) -> None:
@@ -106,6 +107,7 @@ class LineReader:
         self.log = OddityLog()
         self.layouts: dict[str, None] = {}  # names, in the order they were met
         self.counts: RingCounts | None = None
+        self.counts_line = 0
         self.header: list[str] = []
         self.nr_other = 0
         self.other = ""  # the first event of another system
@@ -246,7 +248,8 @@ class LineReader:
             self.header_lines.append(number)
             self.log.add(number, "header", "a second header: the text of another trace begins here")
         if counts:
-            self.counts = self.counts or RingCounts(*map(int, counts.groups()))
+            if self.counts is None:
+                self.counts, self.counts_line = RingCounts(*map(int, counts.groups())), number
             lost = int(counts[2]) - int(counts[1])
             if lost > 0:
                 self.losses.append(Loss(len(self.rows), number, -1, lost, "overwritten"))

@@ -153,6 +153,7 @@ class _Reading:
         self._reader.finish()
         self._accept(self._reader.rows, [], [])
         self._check_golden()
+        self._check_header()
         if self._source.damage:
             what = f"{self._source.damage}; the {self._nr_events:,} events before it were kept; fetch the file anew"
             self._reader.log.add(self._nr_lines + 1, "damaged", what)
@@ -225,6 +226,14 @@ class _Reading:
             self._kept = None
             what = "the text is too long to be kept: text() writes the events only, and anew"
             self._reader.log.add(self._nr_lines, "text", what)
+
+    def _check_header(self) -> None:
+        """Compare the number of entries that the header tells of with what was read: lines may have been cut out."""
+        reader, counts = self._reader, self._reader.counts
+        nr_missing = 0 if counts is None else counts.in_buffer - self._nr_events - len(self._markers) - reader.nr_other
+        if counts is not None and nr_missing > 0 and not reader.nr_payloads_lost:
+            what = f"the header tells of {counts.in_buffer:,} entries, of which {nr_missing:,} are not in this text"
+            reader.log.add(reader.counts_line, "incomplete", what)
 
     # --- the whole ------------------------------------------------------------------
 
