@@ -116,6 +116,17 @@ def test_a_file_alone_is_a_trace_and_nothing_else() -> None:
     assert (len(recording.trace), recording.early, recording.geometry, recording.stats) == (336, None, None, ())
 
 
+def test_losses_of_the_ring_are_noted(folder: Path) -> None:
+    (folder / "ringbuffer-stats.txt").write_text(
+        "== cpu0\nentries: 89\noverrun: 49\ncommit overrun: 0\ndropped events: 0\n"
+        "== cpu12\noverrun: 1\ncommit overrun: 2\ndropped events: 3\n== cpu13\noverrun: 0\n"
+    )
+    (found,) = open_trace(folder).oddities
+    assert (found.kind, found.text) == ("ring", "50 events overwritten and 5 dropped, on CPU 0, 12")
+    (folder / "ringbuffer-stats.txt").write_text("== cpu0\noverrun: 0\ndropped events: 0\nnothing: 12\n")
+    assert open_trace(folder).oddities == ()
+
+
 ALONE = REAL / "deb61-smp4-boot" / "trace.txt.gz"
 LOG = REAL / "deb61-smp4-boot" / "dmesg.txt.gz"
 WORDS = "s212992 r8192 d28672 u524288"

@@ -20,7 +20,7 @@ from .subject import Subject
 Weight = Literal["damage", "note"]
 # remarks of the readers that say that events are missing, or are not of one run
 _DAMAGE = (
-    "another boot", "boots", "damaged", "header", "incomplete", "left out", "limit", "mix", "payload", "release",
+    "another boot", "boots", "damaged", "header", "incomplete", "left out", "limit", "mix", "payload", "ring", "release",
     "unreadable",
 )  # fmt: skip
 _UNMATCHED = "unmatched frees"

@@ -1,10 +1,10 @@
 """Are the files of a folder of one boot of one kernel? What contradicts is told, not repaired.
 
-    dmesg    boots, release       one boot, that of uname
-    stats    Allocation Info      the layout that the log tells
-             nr_alloc ...         counters that only grow, from one reading to the next
-    snap     vmallocinfo          areas of the size of the groups, as many for each group
-    early    count in its head    as many calls as there are
+dmesg    boots, release       one boot, that of uname
+stats    Allocation Info      the layout that the log tells
+         nr_alloc ...         counters that only grow, from one reading to the next
+snap     vmallocinfo          areas of the size of the groups, as many for each group
+early    count in its head    as many calls as there are
 """
 
 from __future__ import annotations

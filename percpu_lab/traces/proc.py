@@ -1,10 +1,10 @@
 """/proc/meminfo and the pcpu lines of /proc/vmallocinfo, alone or one behind the other in one file.
 
-    == meminfo                                                 headings of this kind may part them
-    Percpu:              864 kB                                populated pages x units; None if there is no such line
-    == vmallocinfo pcpu
-    0x0000000016cc1a9d-0x0000000059b3307a 2097152 pcpu_get_vm_areas+0x0/0x1070 vmalloc        a group of a chunk
-    0x000000008b81c372-0x0000000015de9cee   20480 pcpu_create_chunk+0x4e/0x1b0 pages=4 vmalloc   maps of a chunk
+== meminfo                                                 headings of this kind may part them
+Percpu:              864 kB                                populated pages x units; None if there is no such line
+== vmallocinfo pcpu
+0x0000000016cc1a9d-0x0000000059b3307a 2097152 pcpu_get_vm_areas+0x0/0x1070 vmalloc        a group of a chunk
+0x000000008b81c372-0x0000000015de9cee   20480 pcpu_create_chunk+0x4e/0x1b0 pages=4 vmalloc   maps of a chunk
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from ..geometry import AllocInfo
 
-__all__ = ["ProcFile", "VmallocArea", "check_chunk_areas", "read_proc"]
+__all__ = ["ProcFile", "RingLoss", "VmallocArea", "check_chunk_areas", "read_proc", "read_ring_loss"]
 
 _PERCPU = re.compile(r"^[ \t]*Percpu:[ \t]+(\d{1,15}) kB[ \t\r]*$", re.MULTILINE)
 _AREA = re.compile(r"^[ \t]*0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})[ \t]+(\d{1,15}) (pcpu_\S+)(.*)$", re.MULTILINE)
+_RING_CPU = re.compile(r"\bcpu(\d{1,5})\b")
+_RING_COUNT = re.compile(r"(overrun|commit overrun|dropped events): (\d{1,18})")
 _PAGES = re.compile(r"\bpages=(\d{1,12})")
 
 
@@ -45,6 +47,20 @@ class VmallocArea:
 
 
 @dataclass(frozen=True, slots=True)
+class RingLoss:
+    """What per_cpu/cpuN/stats of tracefs says of events that are gone: on which CPUs, and how many.
+
+    Args:
+        cpus: with a loss.
+        nr_overwritten: by later events (overrun), nr_dropped: for want of room, of all CPUs.
+    """
+
+    cpus: tuple[int, ...]
+    nr_overwritten: int
+    nr_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcFile:
     """What was read: percpu_kib is the Percpu line of meminfo in KiB, None without one."""
 
@@ -65,6 +81,23 @@ def read_proc(text: str) -> ProcFile:
         area = VmallocArea(int(start, 16), int(end, 16), int(size_bytes), caller, int(pages[1]) if pages else None)
         areas.append(area)
     return ProcFile(int(percpu[1]) if percpu else None, tuple(areas))
+
+
+def read_ring_loss(text: str) -> RingLoss:
+    """Read the statistics of a ring, a part for each CPU: `== cpu0`, and a line a count.
+
+    >>> read_ring_loss("== cpu0\\noverrun: 49\\ndropped events: 0\\n== cpu1\\noverrun: 0\\n")
+    RingLoss(cpus=(0,), nr_overwritten=49, nr_dropped=0)
+    """
+    cpu, lost, cpus = 0, Counter[str](), dict[int, None]()
+    for line in text.splitlines():
+        heading, count = _RING_CPU.search(line), _RING_COUNT.fullmatch(line.strip())
+        if heading:
+            cpu = int(heading[1])
+        elif count and int(count[2]):
+            lost[count[1]] += int(count[2])
+            cpus[cpu] = None
+    return RingLoss(tuple(cpus), lost["overrun"], lost["commit overrun"] + lost["dropped events"])
 
 
 def check_chunk_areas(areas: tuple[VmallocArea, ...], info: AllocInfo, nr_chunks: int | None = None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
     folder                     Recording
     trace.txt, trace-nohash..  trace      the events; true addresses where both are there, gfp_flags from the hashed one
     percpu_early.txt           early      calls before the first event, with the identities of the trace
+    ringbuffer-stats.txt       oddities   events that the ring lost
     uname.txt, dmesg.txt       release, kernel, geometry, dmesg
     stats/NNN-name.txt         stats      percpu_stats, and between which events it was read
     snap/NNN-name.txt          proc       meminfo and vmallocinfo, likewise
@@ -35,7 +36,7 @@ from .dmesg import Dmesg, read_dmesg
 from .early import early_calls, with_columns
 from .folder import Folder, NumberedFile, Remark
 from .given import Given
-from .proc import ProcFile, VmallocArea, read_proc
+from .proc import ProcFile, VmallocArea, read_proc, read_ring_loss
 from .read import read_trace
 from .recorded import Marker, RecordedTrace
 
@@ -208,6 +209,7 @@ class _Reader:
         nr_cpus = geometry.info.nr_cpus if geometry else self._nr_cpus()
         pointer_bytes = _pointer_bytes(uname) or trace.pointer_bytes
         pointer_bytes, accounts_memcg = self._accounting(trace, nr_cpus, pointer_bytes)
+        self._note_ring_loss()
         folder.remarks += log_remarks(log_path.name, dmesg, release) if dmesg and log_path else ()
         folder.remarks += reading_remarks(stats, proc, geometry.info if geometry else None)
         return Recording(
@@ -263,6 +265,15 @@ class _Reader:
             return hashed, path
         gfp_flags = np.concatenate([hashed.gfp_flags, plain.gfp_flags[nr:]])
         return with_columns(plain, gfp_flags=gfp_flags), plain_path
+
+    def _note_ring_loss(self) -> None:
+        """Note what the ring's own statistics say is gone: a text read from trace_pipe, or cut, may not tell."""
+        text = self._folder.text("ringbuffer-stats.txt")
+        loss = read_ring_loss(text) if text else None
+        if loss is not None and loss.cpus:
+            where = ", ".join(map(str, loss.cpus))
+            what = f"{loss.nr_overwritten:,} events overwritten and {loss.nr_dropped:,} dropped, on CPU {where}"
+            self._folder.remark("ringbuffer-stats.txt", "ring", what)
 
     def _early(self, trace: RecordedTrace) -> RecordedTrace | None:
         path = self._folder.find("percpu_early.txt")
