@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from percpu_lab.__main__ import main
 from percpu_lab.errors import LabError, RequestError
 from percpu_lab.report import report
 from percpu_lab.review import review
+from percpu_lab.traces.recording import Recording
 
 DATA = Path(__file__).parent / "data" / "real"
 VOID = {"meta", "img", "br"}
@@ -182,3 +184,12 @@ def test_a_long_recording_that_ends_with_nothing_live_is_drawn(tmp_path: Path) -
     made = report(lab.open_trace(source))
     assert made.problems == ()
     assert "At the end of the recording" in made.html
+
+
+def test_names_that_no_font_has_are_no_warning() -> None:
+    odd = trace(marker("BEGIN \x1b[2J\u65e5", 0.5), alloc(0, 8, 1.0, site="f\u65e5\x07+0x1/0x2"), free(0, 2.0))
+    assert report(odd).problems == ()
+    recording = Recording("trace", Path("trace"), odd)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert report(recording).problems == ()

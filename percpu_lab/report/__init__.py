@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -239,7 +240,10 @@ def _png(picture: Picture | None) -> str:
     if picture is None:
         return ""
     file = io.BytesIO()
-    picture.figure.savefig(file, format="png", dpi=_DPI, facecolor="white")
+    with warnings.catch_warnings():
+        # names in a trace may have letters that no font has; the warning would carry them to the terminal
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        picture.figure.savefig(file, format="png", dpi=_DPI, facecolor="white")
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
