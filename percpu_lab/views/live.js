@@ -139,7 +139,12 @@ class Figure {
 
   // Everything once more, with all that is left out while frames come.
   rest() {
-    for (const view of this.views) for (const plot of view.plots.values()) this.plots.add(plot);
+    for (const view of this.views) {
+      for (const plot of view.plots.values()) {
+        plot.invalidate_painters(); // Bokeh paints only what has changed, and knows nothing of legends and themes
+        this.plots.add(plot);
+      }
+    }
     this.repaint(true);
   }
 

@@ -121,3 +121,29 @@ def test_slider_moves_through_a_recorded_run(open_notebook):
     notebook.wait_for(f"{SHOWN_OP} < 2500")
     assert notebook.value("run.now") < 2500
     assert notebook.errors == []
+
+
+TEXTS = """labCanvases().map((_, k) => ["#000000", "#ffffff"].map((colour) => labColours(k)[colour] ?? 0))"""
+
+
+@pytest.fixture
+def turn(board):
+    """Give the page a theme; at the end its own again, which JupyterLab keeps for all notebooks."""
+
+    def change(theme):
+        board.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+
+    yield change
+    change("JupyterLab Light")
+
+
+def test_texts_of_all_plots_follow_the_theme_of_the_page(board, turn):
+    def texts_are(is_shown):
+        ink = board.js(TEXTS)
+        return len(ink) >= 4 and all(is_shown(black, white) for black, white in ink)
+
+    for _ in range(2):  # the first time a frame may have been waiting to be painted anyway
+        turn("JupyterLab Dark")
+        board.poll(lambda: texts_are(lambda black, white: white > 300 and black < 20), "white texts on a dark page")
+        turn("JupyterLab Light")
+        board.poll(lambda: texts_are(lambda black, _white: black > 300), "black texts on a light page")
