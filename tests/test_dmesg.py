@@ -62,7 +62,8 @@ def test_the_end_of_warnings_and_illegal_requests_are_told() -> None:
     ]
 
 
-@pytest.mark.parametrize("prefix", ["> ", ">> ", "> > ", "Nov 22 18:45:52 box kernel: ", "<4>"])
+@pytest.mark.parametrize("prefix", ["> ", ">> ", "> > ", "Nov 22 18:45:52 box kernel: ", "<4>",
+                                    "2026-11-22T18:45:52+0000 box kernel: ", "kern  :warn  : "])  # fmt: skip
 def test_a_log_from_a_mail_or_a_journal_reads_the_same(prefix: str) -> None:
     changed = "".join(f"{prefix}{line}\n" for line in FAILURES.splitlines())
     assert read_dmesg(changed) == read_dmesg(FAILURES)
@@ -83,6 +84,22 @@ what about this?
     assert layout_of(mail).alloc_size == 2097152
     assert [(bad.line, bad.reason) for bad in log.failures] == [(5, "failed to populate")]
     assert [line.number for line in log.lines] == [1, 3, 5, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "time"),
+    [("[Mon Nov 22 10:00:00 2026] ", None), ("[Nov22 10:00] ", None), ("[  +0.000003] ", None),
+     ("2026-11-22T10:00:00,123456+00:00 ", None), ("[    43.25] box kernel: ", 43.25),
+     ("[   43.250000][  T701] ", 43.25)],
+)  # fmt: skip
+def test_stamps_of_all_tools_are_no_part_of_the_message(stamp: str, time: float | None) -> None:
+    log = read_dmesg(
+        f"{stamp}percpu: Embedded 61 pages/cpu s212992 r8192 d28672 u524288\n"
+        f"{stamp}pcpu-alloc: s212992 r8192 d28672 u524288 alloc=1*2097152\n{stamp}pcpu-alloc: [0] 0 1 [1] 2 -\n"
+        f"{stamp}percpu: allocation failed, size=8 align=4 atomic=0, failed to populate\n"
+    )
+    assert AllocInfo.from_log([line.text for line in log.geometry_lines])[0].nr_cpus == 3
+    assert [failure.time for failure in log.failures] == [time]
 
 
 def test_a_log_without_time_stamps_has_no_times() -> None:

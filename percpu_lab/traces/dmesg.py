@@ -19,8 +19,17 @@ from dataclasses import dataclass, replace
 __all__ = ["AllocationFailure", "Dmesg", "IllegalRequest", "LogLine", "read_dmesg"]
 
 _QUOTES = re.compile(r"^(?:> ?)+")
-_JOURNAL = re.compile(r"^\w{3} [ \d]\d \d\d:\d\d:\d\d \S+ kernel: ")
-_STAMP = re.compile(r"^(?:<\d{1,3}>)?\[\s*(\d{1,12}\.\d{1,9})\](?:\[\s*[TC]\d+\])? ?")
+_ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?"
+_SECONDS = r"\[\s*(\d{1,12}\.\d{1,9})\]"
+# journalctl, in its usual form, -o short-iso and -o short-monotonic; dmesg -x
+_JOURNAL = re.compile(
+    rf"^(?:(?:\w{{3}} [ \d]\d \d\d:\d\d:\d\d|{_ISO}|{_SECONDS}) \S+ kernel: |\w{{3,8}} *:\w{{4,8}} *: )"
+)
+# as kernels print it, with the caller; dmesg -T, -e, --time-format iso
+_STAMP = re.compile(
+    rf"^(?:<\d{{1,3}}>)?(?:{_SECONDS}(?:\[\s*[TC]\d+\])?|\[\w{{3}} \w{{3}} [ \d]\d \d\d:\d\d:\d\d \d{{4}}\]"
+    rf"|\[\w{{3}} ?[ \d]\d \d\d:\d\d\]|\[ *\+\d{{1,9}}\.\d{{1,9}}\]|{_ISO}) ?"
+)
 _RELEASE = re.compile(r"Linux version (\S{1,200})")
 _FAILURE = re.compile(r"percpu: allocation failed, size=(\d{1,19}) align=(\d{1,19}) atomic=([01]), (.*\S)")
 _OLD_FAILURE = re.compile(r"PERCPU: allocation failed, size=(\d{1,19}) align=(\d{1,19}), (.*\S)")
@@ -136,14 +145,16 @@ def _lines(text: str) -> tuple[LogLine, ...]:
     may_go_on = False
     for number, raw in enumerate(text.split("\n"), 1):
         whole = _QUOTES.sub("", raw.rstrip("\r"))
-        line = _JOURNAL.sub("", whole)
+        journal = _JOURNAL.match(whole)
+        line = whole[journal.end() :] if journal else whole
         stamp = _STAMP.match(line)
+        seconds = (stamp and stamp[1]) or (journal and journal[1])
         message = line[stamp.end() :] if stamp else line
         has_prefix = stamp is not None or line != whole
         if may_go_on and not has_prefix and message.strip() and not message.startswith(_OURS):
             lines[-1] = replace(lines[-1], text=f"{lines[-1].text.rstrip()} {message.strip()}")
         elif message.strip():
-            lines.append(LogLine(number, float(stamp[1]) if stamp else None, message))
+            lines.append(LogLine(number, float(seconds) if seconds else None, message))
         may_go_on = has_prefix and message.startswith(_OURS)
     return tuple(lines)
 
