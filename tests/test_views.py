@@ -24,7 +24,7 @@ from percpu_lab.ops import Ops
 from percpu_lab.recorded_run import RecordedRun
 from percpu_lab.session import Selection
 from percpu_lab.traces.read import read_golden_trace, read_trace_text
-from percpu_lab.views import _style, area_map, static, timeline
+from percpu_lab.views import _style, area_map, dashboard, static, timeline
 from percpu_lab.views._wire import encode
 from percpu_lab.views.area_map import AreaMap
 from percpu_lab.views.fragmentation import Fragmentation
@@ -215,6 +215,8 @@ def test_what_a_recording_cannot_tell_is_said() -> None:
     assert length(frame, desk.views[0]._no_page) == 0
     headings = frame.sources[desk.views[0]._headings]
     assert [heading.strip() for name in headings for heading in headings[name]] == ["areas", "free", "largest free"]  # type: ignore[union-attr]
+    legend = {item.label["value"] for item in desk.views[0]._unrecorded if not frame.props[item]["visible"]}
+    assert legend == {"free, no page behind it yet", "first_free: where a search begins"}
     assert not any("-" in text for name in headings for text in frame.sources[desk.views[0]._rows][name])  # type: ignore[union-attr]
 
 
@@ -240,6 +242,18 @@ def test_a_picture_explains_what_is_in_it() -> None:
     engine.alloc(64, 8, False, False)
     engine.free(freed)
     assert words(engine) == ["in use", "free", "hole", "static"]
+
+
+def test_the_tail_puts_fields_of_an_event_below_each_other() -> None:
+    engine = Engine(Geometry.simple(), jit="off")
+    for size in (8, 4000, 16):
+        engine.alloc(size, 8, False, False)
+    events = engine.events(1)
+    heading, *lines = dashboard.tail(events).splitlines()
+    assert heading.split() == ["by", "op", "the", "last", "events"]
+    for field in ("align=", "base_addr=", "off=", "ptr="):
+        assert len({line.index(f" {field}") for line in lines}) == 1
+    assert [line.split() for line in lines] == [[str(op), *str(event).split()] for op, event in enumerate(events)]
 
 
 # --- pointing and selecting ---------------------------------------------------------------------

@@ -50,7 +50,7 @@ NOTE = "#808080ff"
 NOTHING = "#00000000"
 
 AREA_COLOURS = (FREE, HOLE, IN_USE, STATIC, RESERVED, OUTSIDE)  # by kind in columns.py
-PAINT_ALTERNATE = columns.NR_KINDS  # the second shade of areas in use, that tells neighbours apart
+LEGEND_KINDS = (columns.IN_USE, columns.FREE, columns.HOLE, columns.STATIC, columns.RESERVED, columns.OUTSIDE)
 
 # of the fragmentation view: column of spans.Series, words, colour, dash
 LINES = (
@@ -77,6 +77,7 @@ _CSS = """
   --bk-outline-line-color: var(--faint);
 }
 """
+LEFT_PIXELS = 152  # room for the longest name of a band, so that the views begin at one place
 # Names of rows as ticks, that of the chunk in focus marked; of one width, so that the axis does not move.
 NAME = """
 const k = Math.floor(tick), name = names.data.name[k];
@@ -95,13 +96,16 @@ def make_figure(title: str, *, height: int, x_range: Range1d, y_range: Range1d, 
         title=title, height=height, sizing_mode="stretch_width", x_range=x_range, y_range=y_range,
         x_axis_label=x_label, y_axis_label=y_label, tools=[PanTool(), BoxZoomTool(), zoom, ResetTool(), SaveTool()],
         toolbar_location="right", background_fill_color=None, border_fill_color=None, output_backend="canvas",
-        stylesheets=[InlineStyleSheet(css=_CSS)], min_border_left=124, lod_threshold=None,
+        stylesheets=[InlineStyleSheet(css=_CSS)], min_border_left=LEFT_PIXELS, min_border_top=2,
+        min_border_bottom=2, lod_threshold=None,
         frame_align={"left": True, "right": False, "top": True, "bottom": True},
     )  # fmt: skip
     plot.toolbar.active_scroll = zoom
     plot.toolbar.autohide = True
     plot.toolbar.logo = None
     plot.title.text_font_size = "15px"
+    plot.title.standoff = 2
+    plot.axis.axis_label_standoff = 2
     plot.xgrid.grid_line_color = NOTE
     plot.ygrid.grid_line_color = None
     plot.xgrid.grid_line_alpha = 0.25
@@ -130,23 +134,27 @@ def add_sample(plot: Plot, colour: str, **hatch: Any) -> Any:
 def add_status(plot: Plot) -> Title:
     """Add a line of text under the title, to be changed by frames."""
     # not empty: a title without text gets no room, and later text would lie over the plot
-    status = Title(text="...", text_font_style="normal", text_font_size="12px")
+    status = Title(text="...", text_font_style="normal", text_font_size="12px", standoff=4)
     plot.add_layout(status, "above")
     return status
 
 
-def add_legend(plot: Plot, entries: Sequence[tuple[str, Any]], columns_of: int = 0) -> Legend:
-    """Add a legend below the figure: words and the renderers they stand for."""
+def add_legend(plot: Plot, entries: Sequence[tuple[str, Any]], columns_of: int = 0) -> list[LegendItem]:
+    """Add a legend below the figure: words and the renderer they stand for, or several that lie upon each other."""
     legend = Legend(
         orientation="horizontal", location="bottom_left", ncols=columns_of or "auto",
         border_line_color=None, background_fill_color=None,
-        label_text_font_size="12px", glyph_height=14, glyph_width=18, spacing=4, margin=4,
+        label_text_font_size="12px", glyph_height=14, glyph_width=18, spacing=4, margin=2,
         stylesheets=[InlineStyleSheet(css=_LEGEND_CSS)],
     )  # fmt: skip
     # these two apart: the types of Bokeh 3.10 know neither as an argument
-    legend.update(padding=2, items=[LegendItem(label=words, renderers=[renderer]) for words, renderer in entries])
+    items = [
+        LegendItem(label=words, renderers=samples if isinstance(samples, list) else [samples])
+        for words, samples in entries
+    ]
+    legend.update(padding=2, items=items)
     plot.add_layout(legend, "below")
-    return legend
+    return items
 
 
 def area_palette() -> list[str]:

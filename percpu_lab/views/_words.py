@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,11 +57,16 @@ class TextColumn(NamedTuple):
     words: Callable[[int], str]
 
 
+def has_hints(chunks: ChunkColumns) -> bool:
+    """Whether it is known what the allocator believes of its chunks; a recording does not tell."""
+    return bool((chunks.contig_hint != UNKNOWN).any())
+
+
 def text_columns(chunks: ChunkColumns) -> tuple[TextColumn, TextColumn, TextColumn]:
     """Give the columns beside the area map; of a recording what its events tell, as slots and hints are unknown."""
     free, largest = chunks.free_bytes, chunks.largest_free_bytes
     middle = TextColumn("free", 10, lambda row: format_bytes(int(free[row])))
-    if (chunks.contig_hint == UNKNOWN).all():
+    if not has_hints(chunks):
         return (
             TextColumn("areas", 6, lambda row: f"{int(chunks.nr_alloc[row]):,}"),
             middle,
@@ -179,6 +184,25 @@ def harmless(text: str) -> str:
     '‹idle› ＄＄x＄＄'
     """
     return text.translate({ord("<"): "‹", ord(">"): "›", ord("$"): "＄"})
+
+
+def aligned(lines: Sequence[str]) -> list[str]:
+    """Put the fields of lines of one event below each other.
+
+    >>> print("\\n".join(aligned(["free: off=8 ptr=1", "create: base=3", "free: off=64 ptr=2"])))
+    free: off=8  ptr=1
+    create: base=3
+    free: off=64 ptr=2
+    """
+    rows = [line.split(" ") for line in lines]
+    kinds = [(row[0], len(row)) for row in rows]
+    widths = {
+        kind: [
+            max(map(len, fields)) for fields in zip(*(row for row in rows if (row[0], len(row)) == kind), strict=True)
+        ]
+        for kind in set(kinds)
+    }
+    return [" ".join(map(str.ljust, row, widths[kind])).rstrip() for row, kind in zip(rows, kinds, strict=True)]
 
 
 def note_labels(notes: Notes, rows: Ints, window: tuple[int, int]) -> dict[int, str]:

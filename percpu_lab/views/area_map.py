@@ -29,13 +29,13 @@ from bokeh.models import (
 )
 from bokeh.models.annotations import Label
 
-from ..columns import FREE, HOLE, IN_USE, NR_KINDS, UNKNOWN, Columns, Ints, Snapshot, unpopulated
+from ..columns import IN_USE, NR_KINDS, UNKNOWN, Columns, Ints, Snapshot, unpopulated
 from ..raster import CODE_NOTHING, unit_image
 from ..session import Selection
 from ..spans import served_bytes
 from ..units import KIB, PAGE_SIZE
 from . import _style
-from ._words import AREA_WORDS, NO_CHUNK_YET, NO_PAGE_WORDS, area_map_status, chunk_label, text_columns
+from ._words import AREA_WORDS, NO_CHUNK_YET, NO_PAGE_WORDS, area_map_status, chunk_label, has_hints, text_columns
 from .live import FigureEvent, Frame
 from .shared import ORIGIN, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
@@ -162,14 +162,9 @@ class AreaMap:
         search = plot.scatter([np.nan], [np.nan], **triangle)
         samples = [_style.add_sample(plot, colour) for colour in _style.AREA_COLOURS]
         entries = list(zip(AREA_WORDS, samples, strict=True))
-        entries = [
-            entries[IN_USE],
-            entries[FREE],
-            entries[HOLE],
-            (NO_PAGE_WORDS, no_page),
-            *entries[3:],
-        ]
-        _style.add_legend(plot, [*entries, ("first_free: where a search begins", search)], columns_of=4)
+        entries = [entries[kind] for kind in _style.LEGEND_KINDS]
+        entries += [(NO_PAGE_WORDS, no_page), ("first_free: where a search begins", search)]
+        self._unrecorded = _style.add_legend(plot, entries, columns_of=4)[-2:]
 
     def _hover(self, shared: Shared) -> HoverTool:
         args = {"areas": self._areas, "rows": self._rows, "cpus": self._cpus, "origins": shared.origins}
@@ -217,6 +212,7 @@ class AreaMap:
             self._no_page: _no_page_columns(snap),
             self._search: _search_columns(snap, rows),
         }
+        props |= {item: {"visible": has_hints(snap.chunks)} for item in self._unrecorded}
         props[self._status] = {"text": area_map_status(snap, len(visible), len(drawn))}
         props[self._ticker] = {"ticks": [-heading / 2, *(row + 0.5 for row in _labelled(rows))]}
         props[self._empty] = {"visible": nr_rows == 0, "x": self._end_bytes / KIB / 2}

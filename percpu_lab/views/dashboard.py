@@ -30,7 +30,7 @@ from ..traces.recording import Recording
 from ..units import format_bytes
 from ..workloads import WORKLOADS, Workload
 from . import static
-from ._words import harmless, notes_status
+from ._words import aligned, harmless, notes_status
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from .static import Picture
 
 TAIL_EVENTS = 6
-_TEXT_CSS = ":host { color: var(--jp-ui-font-color1, inherit); }"
+# a line that is longer than the page is wide is reached by scrolling
+_TEXT_CSS = ":host { color: var(--jp-ui-font-color1, inherit); } pre { overflow-x: auto; margin: 4px 0; }"
 
 
 class View(Protocol):
@@ -60,9 +61,9 @@ class View(Protocol):
 
 
 VIEWS: dict[str, Callable[[], View]] = {
-    "area_map": lambda: AreaMap(height=310),
-    "fragmentation": lambda: Fragmentation(height=310),
-    "timeline": lambda: Timeline(height=300),
+    "area_map": lambda: AreaMap(height=250),
+    "fragmentation": lambda: Fragmentation(height=250),
+    "timeline": lambda: Timeline(height=240),
 }
 
 
@@ -382,7 +383,9 @@ def tail(events: Events, is_tracing: bool = True) -> str:
     """
     if not is_tracing:
         return "tracing is off: no events"
-    return "\n".join(f"{event.op:>8,}  {event}" for event in events) or "no events yet"
+    lines = aligned([str(event) for event in events])
+    shown = [f"{event.op:>9,}  {line}" for event, line in zip(events, lines, strict=True)]
+    return "\n".join(["   by op  the last events", *shown]) if shown else "no events yet"
 
 
 def plain_text() -> PreText:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from bokeh.layouts import column
-from bokeh.models import Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool, NumeralTickFormatter
+from bokeh.models import BasicTicker, Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Label
 
 from ..columns import Columns
@@ -25,6 +25,7 @@ from .live import FigureEvent, Frame
 from .shared import FollowedRange, Shared
 
 MAX_POINTS = 800
+UPPER_SHARE = 54  # percent of the height
 _COLUMNS = ("op", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag", "external")
 
 
@@ -45,17 +46,19 @@ class Fragmentation:
         self._total = ColumnDataSource({name: [] for name in _COLUMNS})
         self._chosen = ColumnDataSource({name: [] for name in _COLUMNS})
         upper = _style.make_figure(
-            "Fragmentation: free bytes over time, per CPU", height=self._height * 56 // 100, x_range=shared.time.model,
-            y_range=self._bytes.model, x_label="", y_label="KiB",
+            "Fragmentation: free bytes over time, per CPU", height=self._height * UPPER_SHARE // 100,
+            x_range=shared.time.model, y_range=self._bytes.model, x_label="", y_label="KiB",
         )  # fmt: skip
         self._percent = FollowedRange(0, 100)
         lower = _style.make_figure(
             "External fragmentation: share of the free bytes outside the largest free area",
-            height=self._height * 44 // 100,
+            height=self._height * (100 - UPPER_SHARE) // 100,
             x_range=shared.time.model, y_range=self._percent.model, x_label="ops done", y_label="%",
         )  # fmt: skip
         upper.tags = shared.models
         self._time_axis = lower.xaxis[0]
+        upper.xaxis.update(major_label_text_font_size="0px", major_label_standoff=0)  # the figure below has them
+        upper.yaxis.ticker = BasicTicker(desired_num_ticks=4)
         upper.yaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
         self._status = _style.add_status(upper)
         self._empty = Label(x=0.5, y=0.5, text=NO_HISTORY_YET, text_align="center", text_font_size="16px")
@@ -76,7 +79,7 @@ class Fragmentation:
         share = {"mode": "after", "line_color": _style.FRAGMENTED}
         lower.step("op", "external", source=self._total, line_width=2.4, **share)
         lower.step("op", "external", source=self._chosen, line_width=1, **share)
-        lower.yaxis.ticker = FixedTicker(ticks=[0, 25, 50, 75, 100])
+        lower.yaxis.ticker = FixedTicker(ticks=[0, 50, 100])
         _style.add_legend(upper, entries)
         points = upper.scatter("op", "free_bytes", source=self._total, size=5, fill_alpha=0, line_alpha=0)
         tips = [

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..annotations import Notes
-from ..columns import FREE, HOLE, IN_USE, NR_KINDS, OUTSIDE, RESERVED, STATIC, Columns, Snapshot, unpopulated
+from ..columns import IN_USE, NR_KINDS, Columns, Snapshot, unpopulated
 from ..core import layout as L
 from ..errors import RequestError
 from ..raster import CODE_NOTHING, lifetime_image, unit_image
@@ -34,7 +34,6 @@ _MAX_LABELS = 14
 _NR_BINS, _NR_ROWS = 1200, 300
 _HALF = 0.4
 _LANE = 0.8
-_LEGEND_ORDER = (IN_USE, FREE, HOLE, STATIC, RESERVED, OUTSIDE)
 _MARKS = {
     L.EVENT_FAIL: ("x", _style.FAILURE, "allocation failed"),
     L.EVENT_CREATE: ("+", _style.CHUNK, "chunk made"),
@@ -215,7 +214,9 @@ def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
     if not nr_rows:
         axes.text(0.5, 0.5, _words.NO_CHUNK_YET, transform=axes.transAxes, ha="center")
     shown = np.bincount(snap.areas.kind[snap.areas.off_bytes < end_bytes], minlength=NR_KINDS)
-    patches = [_patch(_style.AREA_COLOURS[kind], _words.AREA_WORDS[kind]) for kind in _LEGEND_ORDER if shown[kind]]
+    patches = [
+        _patch(_style.AREA_COLOURS[kind], _words.AREA_WORDS[kind]) for kind in _style.LEGEND_KINDS if shown[kind]
+    ]
     if len(gaps):
         patches.append(_patch(_style.NO_PAGE_FILL, _words.NO_PAGE_WORDS, **no_page | {"linewidth": 1}))
     _legend(axes, patches, 4)

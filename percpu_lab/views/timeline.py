@@ -112,26 +112,24 @@ class Timeline:
         now = Span(location=0, dimension="height", line_color=_style.NOTE, line_width=2, line_dash="dotted")
         plot.add_layout(now)
         self._now = now
-        entries = [
-            ("in use now", _style.add_sample(plot, _style.IN_USE)),
-            ("freed since", _style.add_sample(plot, _style.FREED)),
-            ("free, chunk exists", _style.add_sample(plot, _style.FREE)),
-        ]
+        in_use, freed, free = (_style.add_sample(plot, colour) for colour in (_style.IN_USE, _style.FREED, _style.FREE))
+        entries = [("in use now", in_use), ("freed since", [free, freed]), ("free, chunk exists", free)]
         self._mark_tips = []
         words = {
-            L.EVENT_FAIL: "× allocation failed",
-            L.EVENT_CREATE: "+ chunk made",
-            L.EVENT_DESTROY: "− chunk given back",
+            L.EVENT_FAIL: "allocation failed",
+            L.EVENT_CREATE: "chunk made",
+            L.EVENT_DESTROY: "chunk given back",
         }
         for event, marker in _SYMBOLS.items():
             colour = _style.FAILURE if event == L.EVENT_FAIL else _style.CHUNK
-            glyph = plot.scatter(
-                "op", "y", source=self._marks[event], marker=marker, size="pixels", line_width=2.5, color=colour
-            )
-            entries.append((words[event], _style.add_sample(plot, colour)))
+            look = {"marker": marker, "line_width": 2.5, "color": colour}
+            glyph = plot.scatter("op", "y", source=self._marks[event], size="pixels", **look)
+            entries.append((words[event], plot.scatter([np.nan], [np.nan], size=11, **look | {"line_width": 1.5})))
             self._mark_tips.append(_mark_hover(glyph, event, words[event]))
         self._mark_tips.append(self._add_notes(plot))
-        _style.add_legend(plot, entries)
+        for colour, what in ((_style.NOTE, "marker of the trace"), (_style.FAILURE, "events lost")):
+            entries.append((what, plot.scatter([np.nan], [np.nan], size=8, marker="inverted_triangle", color=colour)))
+        self._note_items = _style.add_legend(plot, entries)[-2:]
 
     def _add_notes(self, plot: _style.Plot) -> HoverTool:
         """Markers of a recording and places where events are missing, at the top; in words where there is room."""
@@ -190,6 +188,7 @@ class Timeline:
         props[self._ticker] = {"ticks": [*(band + 0.5 for band in range(0, len(self._bands), step)), lane]}
         props[self._now] = {"location": snap.op}
         props[self.figure.xaxis[0]] = {"axis_label": time_label(columns.annotations)}
+        props |= {item: {"visible": columns.annotations is not None} for item in self._note_items}
         nothing = nothing_happened(lives, is_tracing=columns.is_tracing)
         marks_drawn = sum(len(sources[source]["op"]) for source in self._marks.values()) / max(len(lives.marks), 1)
         status = timeline_status(
