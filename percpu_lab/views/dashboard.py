@@ -44,7 +44,11 @@ if TYPE_CHECKING:
 
 TAIL_EVENTS = 6
 # a line that is longer than the page is wide is reached by scrolling
-_TEXT_CSS = ":host { color: var(--jp-ui-font-color1, inherit); } pre { overflow-x: auto; margin: 4px 0; }"
+_TEXT_CSS = """
+:host { color: var(--jp-ui-font-color1, inherit); }
+.bk-clearfix { max-width: 100%; }
+pre { overflow-x: auto; margin: 4px 0; }
+"""
 
 
 class View(Protocol):

@@ -317,7 +317,7 @@ def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
     axes.text(
         0.5, 0.5, _words.nothing_happened(lives, is_tracing=columns.is_tracing), transform=axes.transAxes, ha="center"
     )
-    free = _patch(_style.FREE, "free, chunk exists")
+    free = _patch(_style.FREE, "free")
     freed = (free, _patch(_style.FREED, "freed since"))  # as it is seen: upon what is free
     _legend(axes, [_patch(_style.IN_USE, "in use now"), freed, free, *marks], 8)
 

@@ -113,7 +113,7 @@ class Timeline:
         plot.add_layout(now)
         self._now = now
         in_use, freed, free = (_style.add_sample(plot, colour) for colour in (_style.IN_USE, _style.FREED, _style.FREE))
-        entries = [("in use now", in_use), ("freed since", [free, freed]), ("free, chunk exists", free)]
+        entries = [("in use now", in_use), ("freed since", [free, freed]), ("free", free)]
         self._mark_tips = []
         words = {
             L.EVENT_FAIL: "allocation failed",
@@ -127,7 +127,7 @@ class Timeline:
             entries.append((words[event], plot.scatter([np.nan], [np.nan], size=11, **look | {"line_width": 1.5})))
             self._mark_tips.append(_mark_hover(glyph, event, words[event]))
         self._mark_tips.append(self._add_notes(plot))
-        for colour, what in ((_style.NOTE, "marker of the trace"), (_style.FAILURE, "events lost")):
+        for colour, what in ((_style.NOTE, "marker"), (_style.FAILURE, "events lost")):
             entries.append((what, plot.scatter([np.nan], [np.nan], size=8, marker="inverted_triangle", color=colour)))
         self._note_items = _style.add_legend(plot, entries)[-2:]
 

@@ -47,3 +47,13 @@ def test_a_hover_says_who_asked_for_an_area(board):
     x, y = board.point("area_map", 2.0, 1.5)
     board.page.mouse.move(x, y)
     board.wait_for(f"/for \\w+\\+0x/.test({TOOLTIP})")
+
+
+def test_the_end_of_a_long_event_is_reached_by_scrolling(board):
+    board.wait_for(f"{SUMMARY}.startsWith('op 336  ')")
+    tail = "labFind((e) => e.tagName === 'PRE' && e.textContent.includes('the last events')).at(-1)"
+    board.wait_for(f"{tail}.textContent.trimEnd().endsWith('GFP_KERNEL')")
+    assert board.js(f"{tail}.getBoundingClientRect().right <= window.innerWidth")
+    board.wait_for(f"{tail}.scrollWidth > {tail}.clientWidth")
+    board.js(f"{tail}.scrollLeft = 100000")
+    assert board.js(f"{tail}.scrollLeft + {tail}.clientWidth >= {tail}.scrollWidth - 1")
