@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_traces import alloc, fail, free, marker
+from tiny_traces import alloc, create, destroy, fail, free, marker
 
 import percpu_lab
 from percpu_lab.__main__ import main
@@ -350,3 +350,24 @@ def test_the_headline_names_every_cause_of_an_early_end(tmp_path: Path, capsys: 
     first = capsys.readouterr().out.partition("\n")[0]
     assert "a file is damaged" in first
     assert "may be cut" in first
+
+
+def test_a_long_trace_is_kept_up_to_a_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["consistency", BOOT, "--limit", "100"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("100 events; more than the limit allows, and only those before line 113 were kept")
+    assert "allow more (--limit)" in text
+    assert main(["consistency", BOOT, "--limit", "0"]) == 1
+    assert capsys.readouterr().err == "percpu_lab: limit: a limit of 0 events; give 1 or more\n"
+
+
+def test_percpu_stats_is_no_trace_and_says_who_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", STATS[0]]) == 1
+    assert "percpu_stats, not a trace; nothing was kept; read it with the verb stats" in capsys.readouterr().err
+
+
+def test_a_chunk_that_has_gone_is_told_with_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.txt"
+    path.write_text("\n".join([alloc(0, 8, 1.0), create(2.0, 0x50000), destroy(3.0, 0x50000), ""]))
+    assert main(["why-not-freed", str(path), "1"]) == 1
+    assert "it was made at row 1, and destroyed at row 2" in capsys.readouterr().err

@@ -20,8 +20,8 @@ from .subject import Subject
 Weight = Literal["damage", "note"]
 # remarks of the readers that say that events are missing, or are not of one run
 _DAMAGE = (
-    "another boot", "boots", "damaged", "header", "incomplete", "left out", "limit", "mix", "payload", "ring", "release",
-    "unreadable",
+    "another boot", "boots", "damaged", "header", "incomplete", "left out", "limit", "mix", "payload", "release",
+    "ring", "unreadable",
 )  # fmt: skip
 _UNMATCHED = "unmatched frees"
 # remarks that say that less, or more, than one recording was read, and how the answer says so; {} is the line
@@ -29,6 +29,7 @@ _ENDS = {
     "mix": "the file holds more than one recording, and only the first was read, before line {}",
     "boots": "the file holds events of more than one boot, another from line {}; all were read as one",
     "damaged": "a file is damaged, and of it only what stands before line {} was read",
+    "limit": "more than the limit allows, and only those before line {} were kept",
     "incomplete": "its header (line {}) tells of more entries than there are",
     "cut": "line {} may be cut, and what followed it be missing",
 }

@@ -17,6 +17,7 @@ from ..core.bitmap import PCPU_EMPTY_POP_PAGES_HIGH
 from ..errors import RequestError
 from ..models import BITMAP
 from ..plain import count
+from ..rebuild import BEFORE, NEVER
 from ..units import PAGE_SIZE, format_bytes
 from ..views._words import chunk_label
 from .answer import Answer
@@ -137,7 +138,8 @@ def why_not_freed(subject: Any, chunk: int, *, at: At = None) -> WhyNotFreed:
     row = snap.row_of(chunk)
     if row is None:
         known = ", ".join(map(str, snap.chunks.ordinal.tolist()[:12]))
-        raise RequestError(f"there is no chunk {chunk} at that moment", where="chunk", remedy=f"there are: {known}")
+        what = f"there is no chunk {chunk} at that moment{_span(whole, chunk)}"
+        raise RequestError(what, where="chunk", remedy=f"there are: {known}")
     ledger = whole.ledger
     held = np.flatnonzero(ledger.live_at(whole.moment(at)) & (ledger.chunk == chunk))
     rules, nr_populated = _rules(whole, chunk, at, len(held))
@@ -146,6 +148,19 @@ def why_not_freed(subject: Any, chunk: int, *, at: At = None) -> WhyNotFreed:
         unit_bytes=snap.unit.unit_size if whole.info is not None else None, nr_pages=len(_pages(whole, held)),
         nr_populated=nr_populated, rules=tuple(rules), **_notes(whole),
     )  # fmt: skip
+
+
+def _span(whole: Subject, chunk: int) -> str:
+    """Say when a chunk was there that is not there now."""
+    if whole.rebuilt is None:
+        return ""
+    chunks = whole.rebuilt.chunks
+    for row in np.flatnonzero(chunks.ordinal == chunk).tolist():
+        created, destroyed = int(chunks.created[row]), int(chunks.destroyed[row])
+        made = "it was made before the recording" if created == BEFORE else f"it was made at row {created:,}"
+        gone = "" if destroyed == NEVER else f", and destroyed at row {destroyed:,}"
+        return f"; {made}{gone}"
+    return ""
 
 
 def _pages(whole: Subject, held: Any) -> set[int]:

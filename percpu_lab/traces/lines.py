@@ -113,6 +113,7 @@ class LineReader:
         self.other = ""  # the first event of another system
         self.nr_payloads_lost = 0
         self.is_quoted = False
+        self.is_stats = False  # a heading of percpu_stats was met
         self.is_trace_cmd = False
         self.new_header = 0  # line of a header behind events, until the next event
         self.header_lines: list[int] = []  # of all such headers
@@ -304,6 +305,7 @@ class LineReader:
         elif _PREFIX_PART.fullmatch(line):
             self._part = _Part(number, line, problem="no event stands here", is_prefix=True)
         elif not STACK.fullmatch(line):
+            self.is_stats |= line.startswith("Percpu Memory Statistics")
             self.log.add(number, "skipped", f"not a line of a trace: {line[:80]!r}")
 
     # --- lines that were wrapped ----------------------------------------------------

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..core import layout as L
-from ..errors import TraceFormatError
+from ..errors import RequestError, TraceFormatError
 from ..events import Int64s
 from .choose import Choice, Chooser, chooser
 from .kept import KeptText
@@ -60,8 +60,10 @@ def read_trace(
 
     Raises:
         TraceFormatError: cannot be read, is no text, or holds no percpu event; names file and line.
-        RequestError, FilterError: `events` is neither.
+        RequestError, FilterError: `events` is neither, or `limit` is below 1.
     """
+    if limit < 1:
+        raise RequestError(f"a limit of {limit:,} events", where="limit", remedy="give 1 or more")
     return _Reading(Source(source, progress), chooser(events) if events is not None else None, limit).trace()
 
 
@@ -181,8 +183,8 @@ class _Reading:
         if len(over):
             last = int(line[over[0]])
             what = (
-                f"more than {self._limit:,} events: those before this line were kept; choose events while reading "
-                "(events=), or allow more (limit=)"
+                f"more than {self._limit:,} events: those before this line were kept; allow more (--limit), or "
+                "choose events while reading (read_trace, events=)"
             )
             self._stop(last - 1, "limit", what)
             chosen = chosen.copy()
@@ -259,6 +261,12 @@ class _Reading:
         if reader.nr_payloads_lost:
             what = f"no percpu event can be read: {reader.nr_payloads_lost:,} lines show numbers in place of the fields"
             remedy = "write 0 to options/raw, options/hex and options/bin, and read trace again"
+            raise TraceFormatError(what, where=where, remedy=remedy)
+        if reader.is_stats:
+            what, remedy = (
+                "percpu_stats, not a trace; nothing was kept",
+                "read it with the verb stats, or read_stats_texts",
+            )
             raise TraceFormatError(what, where=where, remedy=remedy)
         others = f", but {reader.nr_other:,} other ones such as {reader.other[:60]}" if reader.nr_other else ""
         raise TraceFormatError(

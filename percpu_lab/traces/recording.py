@@ -37,7 +37,7 @@ from .early import early_calls, with_columns
 from .folder import Folder, NumberedFile, Remark
 from .given import Given
 from .proc import ProcFile, VmallocArea, read_proc, read_ring_loss
-from .read import read_trace
+from .read import MAX_EVENTS, read_trace
 from .recorded import Marker, RecordedTrace
 
 __all__ = ["ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
@@ -143,6 +143,7 @@ def open_trace(
     release: str | None = None,
     dmesg: str | Path | None = None,
     stats: str | Path | None = None,
+    limit: int = MAX_EVENTS,
     progress: Callable[..., Any] | None = None,
 ) -> Recording:
     """Open a recording: a folder with all that is in it, or a trace file alone.
@@ -156,6 +157,7 @@ def open_trace(
         release: of the kernel, as `uname -r` says it.
         dmesg: path of the kernel's log, which tells layout, release, and why requests failed.
         stats: path of readings of percpu_stats, which tell the layout but for the CPUs (geometry="cpus=4").
+        limit: of events that are kept, as of read_trace.
         progress: called while the trace is read, as read_trace does.
 
     Raises:
@@ -165,12 +167,12 @@ def open_trace(
     path, given = Path(path), Given(geometry, release, dmesg, stats)
     files = given.files()
     if path.is_dir():
-        return _Reader(Folder(path, files), given, progress).recording()
+        return _Reader(Folder(path, files), given, limit, progress).recording()
     if not path.exists() and path != _INPUT:
         raise TraceFormatError("there is no such file or folder", where=str(path),
                                remedy="name a trace or a folder with one")  # fmt: skip
     alone = Folder(path, {"trace.txt": path, **files}, is_alone=True)
-    return _Reader(alone, given, progress).recording()
+    return _Reader(alone, given, limit, progress).recording()
 
 
 def read_stats_folder(path: str | Path) -> tuple[tuple[StatsReading, ...], tuple[Remark, ...]]:
@@ -186,10 +188,11 @@ def read_stats_folder(path: str | Path) -> tuple[tuple[StatsReading, ...], tuple
 class _Reader:
     """Reads the files of a recording one by one; what is wrong with one keeps none of the others back."""
 
-    def __init__(self, folder: Folder, given: Given, progress: Callable[..., Any] | None) -> None:
+    def __init__(self, folder: Folder, given: Given, limit: int, progress: Callable[..., Any] | None) -> None:
         self._folder = folder
         self._given = given
         self._layout = given.layout()
+        self._limit = limit
         self._progress = progress
         self._assumptions: list[str] = []
 
@@ -232,22 +235,25 @@ class _Reader:
     def _trace(self) -> RecordedTrace:
         path, plain_path = self._folder.trace()
         try:
-            trace = read_trace("-" if path == _INPUT else path, progress=self._progress)
+            trace = self._read(path)
         except LabError as error:
             if plain_path is None:
                 raise
             self._folder.remark(path, "unreadable", f"{error.what}; the other reading of the ring was used")
             path, plain_path = plain_path, None
-            trace = read_trace(path, progress=self._progress)
+            trace = self._read(path)
         if plain_path is not None:
             trace, path = self._with_true_addresses(trace, path, plain_path)
         self._folder.remarks += _trace_remarks("standard input" if path == _INPUT else path.name, trace)
         return trace
 
+    def _read(self, path: Path) -> RecordedTrace:
+        return read_trace("-" if path == _INPUT else path, limit=self._limit, progress=self._progress)
+
     def _with_true_addresses(self, hashed: RecordedTrace, path: Path, plain_path: Path) -> tuple[RecordedTrace, Path]:
         """Join the two readings of one ring, if that is what they are."""
         try:
-            plain = read_trace(plain_path, progress=self._progress)
+            plain = self._read(plain_path)
         except LabError as error:
             self._folder.remark(plain_path, "unreadable", f"{error.what}; addresses stay hashed")
             return hashed, path

@@ -44,6 +44,7 @@ def add_path(parser: argparse.ArgumentParser) -> None:
     given.add_argument(
         "--geometry", metavar="WORDS", help='the layout: "s212992 r8192 d28672 u524288 cpus=4", from the boot line'
     )
+    parser.add_argument("--limit", metavar="N", type=int, help="events to keep of a long trace (5,000,000)")
     given.add_argument("--release", metavar="RELEASE", help="of the kernel, as uname -r says it")
 
 
@@ -62,12 +63,13 @@ def open_recording(path: str, args: argparse.Namespace) -> Any:
     Raises:
         LabError, OSError: it cannot be read.
     """
+    from ..traces.read import MAX_EVENTS
     from ..traces.recording import open_trace
 
     with Progress(path) as progress:
         return open_trace(
             path, geometry=args.geometry, release=args.release, dmesg=args.dmesg, stats=args.stats,
-            progress=progress.reading,
+            limit=MAX_EVENTS if args.limit is None else args.limit, progress=progress.reading,
         )  # fmt: skip
 
 
