@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -332,6 +333,14 @@ def test_a_trace_without_layout_says_how_to_give_it(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     for remedy in ("--dmesg FILE", "--stats FILE --geometry cpus=4", '--geometry "s212992'):
         assert remedy in text
+
+
+def test_events_of_an_old_kernel_are_not_taken_for_new_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.txt"
+    old = re.sub(r"call_site=\S+ | bytes_alloc=.*", "", alloc(0, 8, 1.0))
+    path.write_text(f"{old}\n")
+    assert main(["review", str(path), "--geometry", "s212992 r8192 d28672 u524288 cpus=4"]) == 0
+    assert "not reviewed: its events have no bytes_alloc, so the kernel is older than v" in capsys.readouterr().out
 
 
 def test_words_that_are_no_layout_are_one_line_of_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..core import layout as L
 from ..errors import GeometryError
+from ..kernels import KERNEL_VERSIONS
 from ..traces.given import NEEDED
 from ..traces.recording import Recording
 from .causes import CAUSES
@@ -78,11 +80,21 @@ def review(
     return Review(recording, search)
 
 
+def _tells_bytes_alloc(recording: Recording) -> bool:
+    """Tell whether the events are those of a newer kernel; also if there is no allocation at all."""
+    trace = recording.trace
+    allocs = trace.event == L.EVENT_ALLOC
+    return not allocs.any() or bool((trace.bytes_alloc[allocs] >= 0).any())
+
+
 def _problem(recording: Recording) -> str:
     """Say why the decisions cannot be replayed; nothing if they can."""
     kernel, geometry = recording.kernel, recording.geometry
     if geometry is None:
         return f"the geometry is not known: {NEEDED}"
+    if kernel is None and not _tells_bytes_alloc(recording):
+        since = next(row.release for row in KERNEL_VERSIONS if "bytes_alloc" in row.alloc_fields)
+        return f"its events have no bytes_alloc, so the kernel is older than {since}; say the release (--release)"
     if kernel is not None and kernel.replayed_by != "v6.12-bitmap":
         return f"no engine was checked against recordings of {kernel.release}"
     if geometry.backing != "vm":
