@@ -377,6 +377,15 @@ def test_a_picture_can_be_made_of_anything(name: str) -> None:
     assert static.picture(columns, chunk=0)._repr_png_()
 
 
+def test_time_runs_alike_in_all_views_of_a_picture() -> None:
+    shown = static.picture(take(engine_after(40)))
+    assert shown._repr_png_()  # draws, so that places are known
+    area_map_axes, *time_axes = shown.figure.axes
+    assert len({(round(axes.get_position().x0, 6), round(axes.get_position().x1, 6)) for axes in time_axes}) == 1
+    assert len({axes.get_xlim() for axes in time_axes}) == 1
+    assert area_map_axes.get_position().x0 == pytest.approx(time_axes[0].get_position().x0)
+
+
 def test_a_picture_is_saved_by_the_ending_of_its_name(tmp_path: Path) -> None:
     shown = static.picture(take(engine_after(40)), ["timeline"])
     for ending, begin in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):

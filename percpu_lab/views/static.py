@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -117,15 +117,28 @@ def picture(
     if unknown or not views or theme not in _PAGE:
         remedy = f"choose views from {', '.join(VIEWS)}, theme from {', '.join(_PAGE)}"
         raise RequestError(f"cannot draw {unknown or views!r}, theme {theme!r}", where="picture", remedy=remedy)
-    heights = [VIEWS[name][1](columns) for name in views]
-    figure = Figure(figsize=(_WIDTH_INCHES, sum(heights)), facecolor=_PAGE[theme], layout="constrained")
-    parts: Any = figure.subfigures(len(views), 1, height_ratios=heights, squeeze=False)
-    for part, name in zip(parts[:, 0], views, strict=True):
-        part.set_facecolor(_PAGE[theme])
-        VIEWS[name][0](part, columns, chunk)
-        for axes in part.axes:
-            _finish(axes, _TEXT[theme])
+    heights = [VIEWS[name].heights(columns) for name in views]
+    total = sum(map(sum, heights)) + sum(VIEWS[name].margin for name in views)
+    figure = Figure(figsize=(_WIDTH_INCHES, total), facecolor=_PAGE[theme], layout="constrained")
+    for name, parts in zip(views, _parts(figure, columns, views, heights), strict=True):
+        VIEWS[name].draw(parts, columns, chunk)
+    for axes in figure.axes:
+        _finish(axes, _TEXT[theme])
     return Picture(figure, f"{', '.join(views)} at op {columns.snapshot.op:,}")
+
+
+def _parts(
+    figure: Any, columns: Columns, views: Sequence[str], heights: Sequence[Sequence[float]]
+) -> Iterator[list[Any]]:
+    """Axes of each view, in one grid, so that time runs alike in all of them; at the right is room for text."""
+    rows = [height for part in heights for height in part]
+    widths = (2.6 if _words.has_hints(columns.snapshot.chunks) else 3.5, 1)
+    grid = figure.add_gridspec(len(rows), 2, height_ratios=rows, width_ratios=widths)
+    row = 0
+    for name, part in zip(views, heights, strict=True):
+        across = 0 if VIEWS[name].has_text else slice(None)
+        yield [figure.add_subplot(grid[row + k, across]) for k in range(len(part))]
+        row += len(part)
 
 
 def _finish(axes: Any, text: str) -> None:
@@ -185,8 +198,8 @@ def _rgba(palette: Sequence[str], codes: Any) -> Any:
 # --- area map -------------------------------------------------------------------------
 
 
-def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
-    snap, axes = columns.snapshot, part.subplots()
+def _area_map(parts: Sequence[Any], columns: Columns, _chunk: int | None) -> None:
+    snap, (axes,) = columns.snapshot, parts
     nr_rows, nr_areas = len(snap.chunks), len(snap.areas)
     end_bytes = int(served_bytes(snap)[1].max(initial=0)) or snap.unit.unit_size
     axes.set(xlim=(0, end_bytes / KIB), ylim=(max(nr_rows, 1), 0), xlabel="offset in the unit (KiB)")
@@ -209,7 +222,7 @@ def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
         _words.BETWEEN.join(
             [_words.area_map_status(snap, nr_areas, nr_areas), *_words.notes_status(columns.annotations)]
         ),
-        width=120,  # room for the headings of the columns on the right
+        width=105,  # room for the headings of the columns on the right
     )
     if not nr_rows:
         axes.text(0.5, 0.5, _words.NO_CHUNK_YET, transform=axes.transAxes, ha="center")
@@ -219,7 +232,7 @@ def _area_map(part: Any, columns: Columns, _chunk: int | None) -> None:
     ]
     if len(gaps):
         patches.append(_patch(_style.NO_PAGE_FILL, _words.NO_PAGE_WORDS, **no_page | {"linewidth": 1}))
-    _legend(axes, patches, 4)
+    _legend(axes, patches, len(patches) if len(patches) < 6 else 4)
 
 
 def _draw_areas(axes: Any, snap: Snapshot) -> None:
@@ -240,20 +253,21 @@ def _label_chunks(axes: Any, snap: Snapshot) -> None:
     chunks = snap.chunks
     rows = range(0, len(chunks), max(-(-len(chunks) // _MAX_LABELS), 1))
     axes.set_yticks([row + 0.5 for row in rows], [_words.chunk_label(int(chunks.ordinal[row])) for row in rows])
-    text = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "va": "center"}
-    for place, column in zip((1.01, 1.06, 1.14), _words.text_columns(chunks), strict=True):
-        axes.annotate(
-            column.heading, (place, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8
-        )
+    text = {"textcoords": "offset points", "fontsize": 8, "in_layout": False}
+    beside = axes.get_yaxis_transform()
+    for place, column in zip((8, 40, 92), _words.text_columns(chunks), strict=True):
+        axes.annotate(column.heading, (1, 1), (place, 5), xycoords="axes fraction", **text)
         for row in rows:
-            axes.text(place, row + 0.5, column.words(row), **text)
+            axes.annotate(column.words(row), (1, row + 0.5), (place, 0), xycoords=beside, va="center", **text)
 
 
 # --- fragmentation ----------------------------------------------------------------------
 
 
-def _fragmentation(part: Any, columns: Columns, chunk: int | None) -> None:
-    upper, lower = part.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+def _fragmentation(parts: Sequence[Any], columns: Columns, chunk: int | None) -> None:
+    upper, lower = parts
+    upper.sharex(lower)
+    upper.tick_params(labelbottom=False)
     history = with_now(columns.history, columns.snapshot)
     total = fragmentation_series(history)
     chosen = fragmentation_series(history, chunk) if chunk is not None else None
@@ -269,10 +283,10 @@ def _fragmentation(part: Any, columns: Columns, chunk: int | None) -> None:
     upper.set(ylabel="KiB", ylim=(0, None))
     lower.set(ylabel="%", ylim=(0, 100), xlabel=_words.time_label(columns.annotations), xlim=_window(columns))
     upper.yaxis.set_major_formatter("{x:,.0f}")
-    lower.xaxis.set_major_formatter("{x:,.0f}")
+    _show_ops(lower)
     _heading(upper, "Fragmentation: free bytes over time, per CPU", _words.fragmentation_status(total, chunk))
     _heading(lower, "External fragmentation: share of the free bytes outside the largest free area", "")
-    if not len(total):
+    if len(total) < 2:
         upper.text(0.5, 0.5, _words.NO_HISTORY_YET, transform=upper.transAxes, ha="center")
     _legend(upper, lines, 4, points_below=6)
 
@@ -284,13 +298,13 @@ def _draw_share(axes: Any, series: Series, width: float) -> None:
 # --- timeline ---------------------------------------------------------------------------
 
 
-def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
-    axes = part.subplots()
+def _timeline(parts: Sequence[Any], columns: Columns, _chunk: int | None) -> None:
+    (axes,) = parts
     lives = lifetimes(columns.events, columns.snapshot, _window(columns))
     nr_bands = max(len(lives.bands), 1)
     lane = nr_bands + _LANE * max(nr_bands / 8, 1) / 2
     axes.set(xlim=lives.window, ylim=(0, 2 * lane - nr_bands), xlabel=_words.time_label(columns.annotations))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    _show_ops(axes)
     row = np.arange(len(lives.bands))
     _boxes(
         axes,
@@ -322,6 +336,12 @@ def _timeline(part: Any, columns: Columns, _chunk: int | None) -> None:
     _legend(axes, [_patch(_style.IN_USE, "in use now"), freed, free, *marks], 8)
 
 
+def _show_ops(axes: Any) -> None:
+    """Number the x axis in whole ops."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
 def _window(columns: Columns) -> tuple[int, int]:
     """The span of the time axis: all that is known, and some room at the end."""
     start, end = default_window(columns.events, columns.snapshot)
@@ -339,9 +359,8 @@ def _draw_lifetime_image(axes: Any, lives: Lifetimes) -> None:
     codes = lifetime_image(lives, _NR_BINS, _NR_ROWS)
     extent = (*lives.window, 0, len(lives.bands))
     limits = axes.get_ylim()
-    axes.imshow(
-        _rgba(_style.lifetime_palette(), codes), extent=extent, aspect="auto", interpolation="nearest", origin="lower"
-    )
+    place = {"extent": extent, "aspect": "auto", "interpolation": "nearest", "origin": "lower"}
+    axes.imshow(_rgba(_style.lifetime_palette(), codes), zorder=1.5, **place)  # upon the bands
     axes.set_ylim(limits)
 
 
@@ -378,9 +397,21 @@ def _mark_sample(marker: str, colour: str, words: str) -> Any:
     return Line2D([], [], linestyle="none", marker=marker, color=colour, label=words, markeredgewidth=1.8)
 
 
-# how each view is drawn, and its height in inches
-VIEWS: dict[str, tuple[Callable[[Any, Columns, int | None], None], Callable[[Columns], float]]] = {
-    "area_map": (_area_map, lambda columns: 1.7 + 0.35 * min(max(len(columns.snapshot.chunks), 2), 6)),
-    "fragmentation": (_fragmentation, lambda _: 4.2),
-    "timeline": (_timeline, lambda _: 3.8),
+class _View(NamedTuple):
+    """How a view is drawn, on axes of how many inches, and what it takes beside for titles, ticks and legends."""
+
+    draw: Callable[[Sequence[Any], Columns, int | None], None]
+    heights: Callable[[Columns], tuple[float, ...]]
+    margin: float
+    has_text: bool = False
+
+
+def _map_heights(columns: Columns) -> tuple[float]:
+    return (0.3 * min(max(len(columns.snapshot.chunks), 2), 8),)
+
+
+VIEWS = {
+    "area_map": _View(_area_map, _map_heights, 1.45, has_text=True),
+    "fragmentation": _View(_fragmentation, lambda _: (1.5, 1.0), 1.55),
+    "timeline": _View(_timeline, lambda _: (2.6,), 1.25),
 }
