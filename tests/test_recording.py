@@ -116,6 +116,13 @@ def test_a_file_alone_is_a_trace_and_nothing_else() -> None:
     assert (len(recording.trace), recording.early, recording.geometry, recording.stats) == (336, None, None, ())
 
 
+def test_a_folder_with_percpu_stats_alone_says_who_reads_it(folder: Path) -> None:
+    for path in folder.glob("trace*"):
+        path.unlink()
+    with pytest.raises(TraceFormatError, match="the verb stats reads percpu_stats alone"):
+        open_trace(folder)
+
+
 def test_losses_of_the_ring_are_noted(folder: Path) -> None:
     (folder / "ringbuffer-stats.txt").write_text(
         "== cpu0\nentries: 89\noverrun: 49\ncommit overrun: 0\ndropped events: 0\n"

@@ -154,6 +154,8 @@ class Folder:
         return trace, plain if hashed else None
 
     def _instead(self) -> str:
+        if (self.path / "stats").is_dir() and any(self.numbered("stats")):
+            return "put the trace there as trace.txt or trace.txt.gz; the verb stats reads percpu_stats alone"
         for folder in sorted(path for path in self.path.iterdir() if path.is_dir()):
             texts = sorted(path for path in folder.glob("*.txt*") if not _NUMBERED.fullmatch(path.name))
             if texts:
