@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -364,7 +365,7 @@ def test_the_headline_names_every_cause_of_an_early_end(tmp_path: Path, capsys: 
 def test_a_long_trace_is_kept_up_to_a_limit(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["consistency", BOOT, "--limit", "100"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("100 events; more than the limit allows, and only those before line 113 were kept")
+    assert text.startswith("100 events; more than the limit allows, and only those before line 113 of ")
     assert "allow more (--limit)" in text
     assert main(["consistency", BOOT, "--limit", "0"]) == 1
     assert capsys.readouterr().err == "percpu_lab: limit: a limit of 0 events; give 1 or more\n"
@@ -380,3 +381,39 @@ def test_a_chunk_that_has_gone_is_told_with_its_rows(tmp_path: Path, capsys: pyt
     path.write_text("\n".join([alloc(0, 8, 1.0), create(2.0, 0x50000), destroy(3.0, 0x50000), ""]))
     assert main(["why-not-freed", str(path), "1"]) == 1
     assert "it was made at row 1, and destroyed at row 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["gzip", "input", "mark"])
+def test_percpu_stats_is_read_packed_from_a_pipe_and_behind_a_byte_order_mark(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(STATS[0]).read_bytes()
+    path = tmp_path / "stats"
+    path.write_bytes(gzip.compress(data) if way == "gzip" else b"\xef\xbb\xbf" + data)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(data))))
+    assert main(["stats", "-" if way == "input" else str(path)]) == 0
+    assert "2,046 live areas" in capsys.readouterr().out
+
+
+def test_damaged_files_of_percpu_stats_are_one_line_of_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stats.gz"
+    packed = bytearray(gzip.compress(Path(STATS[0]).read_bytes()))
+    for at in range(12, len(packed), 37):
+        damaged = packed[:at] + b"\xff\x00\xff" + packed[at + 3 :]
+        path.write_bytes(damaged)
+        assert main(["stats", str(path)]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    path.write_bytes(Path(STATS[0]).read_text().encode("utf-16"))
+    assert main(["stats", str(path)]) == 1
+    assert "text in UTF-16; make it UTF-8" in capsys.readouterr().err
+
+
+def test_damage_names_the_file_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "recording"
+    shutil.copytree(BOOT, folder)
+    log = folder / "dmesg.txt.gz"
+    log.write_bytes(log.read_bytes()[:300])
+    assert main(["consistency", str(folder)]) == 0
+    assert "of dmesg.txt.gz was read" in capsys.readouterr().out.partition("\n")[0]

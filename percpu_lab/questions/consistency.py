@@ -24,14 +24,14 @@ _DAMAGE = (
     "ring", "unreadable",
 )  # fmt: skip
 _UNMATCHED = "unmatched frees"
-# remarks that say that less, or more, than one recording was read, and how the answer says so; {} is the line
+# remarks that say that less, or more, than one recording was read, and how the answer says so; {} is the place
 _ENDS = {
-    "mix": "the file holds more than one recording, and only the first was read, before line {}",
-    "boots": "the file holds events of more than one boot, another from line {}; all were read as one",
-    "damaged": "a file is damaged, and of it only what stands before line {} was read",
-    "limit": "more than the limit allows, and only those before line {} were kept",
-    "incomplete": "its header (line {}) tells of more entries than there are",
-    "cut": "line {} may be cut, and what followed it be missing",
+    "mix": "the file holds more than one recording, and only the first was read, before {}",
+    "boots": "the file holds events of more than one boot, another from {}; all were read as one",
+    "damaged": "a file is damaged, and only what stands before {} was read",
+    "limit": "more than the limit allows, and only those before {} were kept",
+    "incomplete": "the header ({}) tells of more entries than there are",
+    "cut": "{} may be cut, and what followed it be missing",
 }
 _OWN = ("time", "twice")  # steps of the clock and lost frees are counted here, all of them
 
@@ -44,6 +44,7 @@ class Finding:
         weight: damage, if answers may be wrong; else note.
         kind: in a word or two.
         nr: how often.
+        file: in the folder, where it is not the trace that the question is about; else None.
         line: of the file, where it was first seen; None if it has none.
         text: what it is.
     """
@@ -51,6 +52,7 @@ class Finding:
     weight: Weight
     kind: str
     nr: int
+    file: str | None
     line: int | None
     text: str
 
@@ -75,7 +77,7 @@ class Consistency(Answer):
     def headline(self) -> str:
         """Give the answer in one sentence."""
         events = count(self.nr_events, "event")
-        ends = [_ENDS[row.kind].format(f"{row.line:,}") for row in self.rows if row.kind in _ENDS and row.line]
+        ends = [_ENDS[row.kind].format(_place(row)) for row in self.rows if row.kind in _ENDS and row.line]
         events = "; ".join([events, *dict.fromkeys(ends)])
         if self.is_sound:
             older = sum(row.nr for row in self.rows if row.kind == _UNMATCHED)
@@ -85,6 +87,10 @@ class Consistency(Answer):
             return f"{events}, nothing missing that shows: the recording is consistent{before}"
         kinds = ", ".join(f"{row.nr:,} {row.kind}" for row in self.rows if row.weight == "damage")
         return f"{events}{';' if ends else ', and'} damage: {kinds}"
+
+
+def _place(row: Finding) -> str:
+    return f"line {row.line:,}" if row.file is None else f"line {row.line:,} of {row.file}"
 
 
 def consistency(subject: Any) -> Consistency:
@@ -127,7 +133,7 @@ def _lost(trace: Any) -> Iterator[Finding]:
     for how, losses in by_how.items():
         nr = sum(loss.nr_events or 0 for loss in losses)
         places = count(len(losses), "place")
-        yield Finding("damage", "events lost", nr, losses[0].line, f"the trace says so in {places} ({how})")
+        yield Finding("damage", "events lost", nr, None, losses[0].line, f"the trace says so in {places} ({how})")
 
 
 def _contradictions(whole: Subject) -> Iterator[Finding]:
@@ -142,16 +148,16 @@ def _contradictions(whole: Subject) -> Iterator[Finding]:
     for rows, kind, text in cases:
         if len(rows):
             weight: Weight = "note" if kind == _UNMATCHED and not trace.lost else "damage"
-            yield Finding(weight, kind, len(rows), whole.line(int(rows[0])), text)
+            yield Finding(weight, kind, len(rows), None, whole.line(int(rows[0])), text)
 
 
 def _layout(whole: Subject) -> Iterator[Finding]:
     rows = whole.events("consistency").outside_rows
     if len(rows):
         text = "areas that lie in no unit: the line is damaged; they were left out"
-        yield Finding("damage", "outside", len(rows), whole.line(int(rows[0])), text)
+        yield Finding("damage", "outside", len(rows), None, whole.line(int(rows[0])), text)
     if whole.info is not None and whole.guess:
-        yield Finding("damage", "another layout", 1, None, f"{whole.guess}: is it of another boot?")
+        yield Finding("damage", "another layout", 1, None, None, f"{whole.guess}: is it of another boot?")
 
 
 def _clock(whole: Subject) -> Iterator[Finding]:
@@ -163,7 +169,7 @@ def _clock(whole: Subject) -> Iterator[Finding]:
     back = np.flatnonzero(step < 0)
     if len(back):
         text = f"clocks of the CPUs differ, by {format_seconds(-float(step.min()))} at most; file order is kept"
-        yield Finding("note", "steps back", len(back), whole.line(int(back[0]) + 1), text)
+        yield Finding("note", "steps back", len(back), None, whole.line(int(back[0]) + 1), text)
 
 
 def _phases(trace: Any) -> Iterator[Finding]:
@@ -177,7 +183,9 @@ def _phases(trace: Any) -> Iterator[Finding]:
             open_[name] -= 1
     left = [name for name, nr in open_.items() if nr]
     if left:
-        yield Finding("note", "phases open", len(left), None, f"markers with BEGIN but no END: {', '.join(left[:5])}")
+        yield Finding(
+            "note", "phases open", len(left), None, None, f"markers with BEGIN but no END: {', '.join(left[:5])}"
+        )
 
 
 def _oddities(whole: Subject) -> Iterator[Finding]:
@@ -189,4 +197,5 @@ def _oddities(whole: Subject) -> Iterator[Finding]:
         by_kind.pop(kind, None)
     for kind, oddities in by_kind.items():
         weight: Weight = "damage" if kind in _DAMAGE else "note"
-        yield Finding(weight, kind, len(oddities), oddities[0].line, oddities[0].text)
+        first = oddities[0]
+        yield Finding(weight, kind, len(oddities), getattr(first, "file", None), first.line, first.text)

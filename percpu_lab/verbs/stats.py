@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import io
 import sys
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import LabError, TraceFormatError
 from ..plain import count
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from ..stats import PercpuStats
 
 _LIMIT_BYTES = 64 << 20
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -80,20 +83,28 @@ def _of_folder(name: str) -> list[tuple[str, PercpuStats]]:
 
 
 def _text(name: str) -> str:
-    data = sys.stdin.buffer.read(_LIMIT_BYTES + 1) if name == "-" else _read(Path(name))
+    data = _unpacked(name, sys.stdin.buffer) if name == "-" else _read(Path(name))
     if len(data) > _LIMIT_BYTES:
         what = f"more than {count(_LIMIT_BYTES, 'byte')}"
         raise TraceFormatError(what, where=name, remedy="a percpu_stats is smaller: cut the file")
+    if data.startswith(_UTF_16):
+        raise TraceFormatError("text in UTF-16", where=name, remedy="make it UTF-8: iconv -f UTF-16 -t UTF-8")
     if b"\0" in data:
         raise TraceFormatError("a binary file", where=name, remedy="name /sys/kernel/debug/percpu_stats")
-    return data.decode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace").removeprefix("\ufeff")  # which some editors write first
 
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
-        is_packed = file.read(2) == _GZIP_MAGIC
-        file.seek(0)
-        try:
-            return gzip.GzipFile(fileobj=file).read(_LIMIT_BYTES + 1) if is_packed else file.read(_LIMIT_BYTES + 1)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise TraceFormatError(f"damaged gzip: {error}", where=str(path), remedy="copy it again") from None
+        return _unpacked(str(path), file)
+
+
+def _unpacked(name: str, file: IO[bytes]) -> bytes:
+    """Read a file, unpacked if it is packed: one byte more than the limit at most."""
+    data = file.read(_LIMIT_BYTES + 1)
+    if not data.startswith(_GZIP_MAGIC):
+        return data
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_LIMIT_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise TraceFormatError(f"damaged gzip: {error}", where=name, remedy="copy it again") from None
