@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..plain import count, format_seconds
+from ..traces.recording import CHOSEN_ADDRESSES
 from .answer import Answer
 from .subject import Subject
 
@@ -122,7 +123,7 @@ def consistency(subject: Any) -> Consistency:
     certain = ("frees fire under the allocator's lock, so each must find its allocation before it",)
     silent = "events can be lost without a trace of it, such as when the ring is resized"
     assumed = whole.recording.assumptions if whole.recording is not None else ()
-    inferred = (silent, *(f"assumed: {text}" for text in assumed))
+    inferred = (silent, *(f"assumed: {text}" for text in assumed if text != CHOSEN_ADDRESSES))
     return Consistency(rows=tuple(found), nr_events=len(trace), nr_lost=nr_lost, certain=certain, inferred=inferred)
 
 

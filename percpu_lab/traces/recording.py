@@ -40,9 +40,10 @@ from .proc import ProcFile, VmallocArea, read_proc, read_ring_loss
 from .read import MAX_EVENTS, read_trace
 from .recorded import Marker, RecordedTrace
 
-__all__ = ["ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
+__all__ = ["CHOSEN_ADDRESSES", "ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
 
 Rows = tuple[int, int]
+CHOSEN_ADDRESSES = "addresses of chunks: the kernel keeps them to itself"  # assumed of every recording
 _INPUT = Path("-")
 _LOGS = ("dmesg.txt", "dmesg.log", "dmesg")
 _MARKER = re.compile(r"(STATS|SNAP)_(BEGIN|END) (\d{1,9})(?: (.*))?")
@@ -305,7 +306,7 @@ class _Reader:
             if not self._folder.is_alone:
                 self._folder.remark("dmesg.txt", "missing", "nothing tells the layout of per-CPU memory")
             return None
-        self._assumptions.append("addresses of chunks: the kernel keeps them to itself")
+        self._assumptions.append(CHOSEN_ADDRESSES)
         if kernel is None:
             self._assumptions.append(f"the kernel is one like {V6_1.release}: nothing tells its release")
         try:
