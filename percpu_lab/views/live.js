@@ -141,6 +141,7 @@ class Figure {
   rest() {
     for (const view of this.views) {
       for (const plot of view.plots.values()) {
+        if (plot.el.getClientRects().length === 0) continue; // hidden: it would be laid out as if the page had no room
         plot.invalidate_painters(); // Bokeh paints only what has changed, and knows nothing of legends and themes
         this.plots.add(plot);
       }
@@ -216,10 +217,11 @@ function paintOnly(plot, figure) {
 
 // Bokeh takes colours from the page when it paints: a page that turns dark has to be painted again.
 function watchTheme(figure) {
-  const repaint = () => {
+  // Not at once: JupyterLab hides the page while it loads a theme.
+  const repaint = () => requestAnimationFrame(() => {
     keptStyles.at = -Infinity;
     figure.rest();
-  };
+  });
   const loaded = ({target}) => { if (target.rel === "stylesheet") repaint(); };
   const observer = new MutationObserver(repaint);
   observer.observe(document.body, {attributeFilter: ["data-jp-theme-name", "data-vscode-theme-id"]});

@@ -131,10 +131,13 @@ def turn(board):
     """Give the page a theme; at the end its own again, which JupyterLab keeps for all notebooks."""
 
     def change(theme):
+        # JupyterLab fades a splash screen out after each change, and stumbles over the one of the next
+        board.wait_for("!document.getElementById('jupyterlab-splash')")
         board.page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
 
     yield change
     change("JupyterLab Light")
+    board.wait_for("!document.getElementById('jupyterlab-splash')")
 
 
 def test_texts_of_all_plots_follow_the_theme_of_the_page(board, turn):
