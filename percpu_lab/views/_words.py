@@ -28,7 +28,8 @@ NO_PAGE_WORDS = "free, no page behind it yet"
 TIMELINE_TITLE = "Timeline: when each area lived, and where (upwards: its offset in what the chunk serves)"
 _NOTE_LETTERS, _NOTES_ACROSS = 24, 60
 _PLACING = ("STATS_", "SNAP_", "END ")  # say where a file was read, or what ends: too many to write out
-NO_HISTORY_YET = "No history yet: run some ops"
+NOTHING_YET = "Nothing has happened yet: run some ops, or press play"
+NO_HISTORY_YET = "No history yet: run some ops, or press play"
 
 
 def chunk_label(ordinal: int) -> str:
@@ -229,4 +230,4 @@ def nothing_happened(lives: Lifetimes, *, is_tracing: bool) -> str:
         return ""
     if not is_tracing:
         return "Tracing is off: turn events on to see what happens"
-    return "No allocation is known in these ops" if lives.now else "Nothing has happened yet: run some ops"
+    return "No allocation is known in these ops" if lives.now else NOTHING_YET

@@ -388,7 +388,8 @@ def tail(events: Events, is_tracing: bool = True) -> str:
     if not is_tracing:
         return "tracing is off: no events"
     lines = aligned([str(event) for event in events])
-    shown = [f"{event.op:>9,}  {line}" for event, line in zip(events, lines, strict=True)]
+    ops = [f"{event.op:,}" if event.op >= 0 else "boot" for event in events]
+    shown = [f"{op:>9}  {line}" for op, line in zip(ops, lines, strict=True)]
     return "\n".join(["   by op  the last events", *shown]) if shown else "no events yet"
 
 

@@ -118,7 +118,8 @@ class Fragmentation:
         props = self._bytes.extend(0, max(most * 1.08, 1))
         hint = "" if ordinal is not None else BETWEEN + "click a chunk to add its lines"
         props[self._status] = {"text": fragmentation_status(total, ordinal) + hint}
-        props[self._empty] = {"visible": True, "x": sum(window) / 2} if len(total) < 2 else {"visible": False}
+        middle = {"x": sum(window) / 2, "y": sum(self._bytes.shown) / 2}
+        props[self._empty] = {"visible": True, **middle} if len(total) < 2 else {"visible": False}
         props[self._time_axis] = {"axis_label": time_label(columns.annotations)}
         return Frame({self._total: data, self._chosen: _line_columns(chosen) if chosen else _no_line()}, props)
 

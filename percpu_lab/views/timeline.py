@@ -30,7 +30,16 @@ from ..raster import lifetime_image
 from ..session import Selection
 from ..spans import Lifetimes, lifetimes
 from . import _style
-from ._words import TIMELINE_TITLE, band_label, harmless, note_labels, nothing_happened, time_label, timeline_status
+from ._words import (
+    NOTHING_YET,
+    TIMELINE_TITLE,
+    band_label,
+    harmless,
+    note_labels,
+    nothing_happened,
+    time_label,
+    timeline_status,
+)
 from .live import FigureEvent, Frame
 from .shared import ORIGIN, STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
@@ -79,9 +88,7 @@ class Timeline:
         plot.tags = shared.models
         self.figure = plot
         self._status = _style.add_status(plot)
-        self._empty = Label(
-            x=0.5, y=0.9, text="Nothing has happened yet: run some ops", text_align="center", text_font_size="16px"
-        )
+        self._empty = Label(x=0.5, y=0.9, text=NOTHING_YET, text_align="center", text_font_size="16px")
         plot.add_layout(self._empty)
         _style.show_ops(plot)
         self._add_labels(plot, shared)
