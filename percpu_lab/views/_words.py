@@ -11,6 +11,7 @@ import numpy as np
 from ..annotations import Annotations, Notes
 from ..columns import RESERVED_ORDINAL, UNKNOWN, ChunkColumns, Ints, Snapshot
 from ..core import layout as L
+from ..plain import one_line
 from ..spans import Lifetimes, Series, external_fragmentation
 from ..units import format_bytes
 
@@ -179,12 +180,12 @@ def notes_status(annotations: Annotations | None) -> list[str]:
 
 
 def harmless(text: str) -> str:
-    """Write text of a trace so that it is markup nowhere, whoever shows it.
+    r"""Write text of a trace so that it is markup nowhere, whoever shows it, and control characters as escapes.
 
-    >>> harmless("<idle> $$x$$")
-    '‹idle› ＄＄x＄＄'
+    >>> print(harmless("<idle> $$x$$ \x1b[2J"))
+    ‹idle› ＄＄x＄＄ \x1b[2J
     """
-    return text.translate({ord("<"): "‹", ord(">"): "›", ord("$"): "＄"})
+    return one_line(text).translate({ord("<"): "‹", ord(">"): "›", ord("$"): "＄"})
 
 
 def aligned(lines: Sequence[str]) -> list[str]:
