@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
@@ -103,6 +104,7 @@ class Engine(EngineArrays):
         self._history = np.zeros((L.NR_HIST_COLUMNS, _HISTORY_ROWS if history else 0), np.int64)
         self._stride = 1
         self.zero_area: Any = None  # called with (chunk ordinal, off, size) for memory somebody looks at
+        self._visitor: Callable[[], None] | None = None
         self._use(self.model.plain)
         info = geometry.info
         with deferred_interrupt():
@@ -130,7 +132,7 @@ class Engine(EngineArrays):
         arrays = self.arrays()
         self._g = memoryview(self.g)
         self._functions = module
-        self._is_plain = module is self.model.plain
+        self._is_plain = self._has_errand = module is self.model.plain
         self._arrays: tuple[Any, ...] = tuple(memoryview(a) for a in arrays) if self._is_plain else arrays
         # no interrupt gets into a compiled call
         self._guard: AbstractContextManager[object] = _PlainGuard(self.lock) if self._is_plain else self.lock
@@ -273,7 +275,7 @@ class Engine(EngineArrays):
                 ptr = self._op_alloc(*self._arrays, size, align, flags)
             op = g[L.NOW] - 1
             reason = g[L.REASON]
-            if g[L.NOW] >= g[L.NEXT_SAMPLE] or self._is_plain:
+            if g[L.NOW] >= g[L.NEXT_SAMPLE] or self._has_errand:
                 self._after_op()
             return int(ptr) & _MASK64, op, reason
 
@@ -309,8 +311,24 @@ class Engine(EngineArrays):
     def _after_op(self) -> None:
         if self._g[L.NOW] >= self._g[L.NEXT_SAMPLE]:
             self._sample(_SAMPLE_WORK_SINGLE, self.now // _SAMPLES)
-        if self._is_plain:
+        if self._has_errand:
             self._change_over()
+            self._receive()
+
+    # --- a look at the engine from the thread that works ---------------------------------
+
+    def visit(self, visitor: Callable[[], None]) -> None:
+        """Call a function once, soon after an op, on the thread that does it; it must not raise.
+
+        What looks at the engine then neither waits for the running thread nor interrupts it.
+        """
+        self._visitor, self._has_errand = visitor, True
+
+    def _receive(self) -> None:
+        visitor, self._visitor, self._has_errand = self._visitor, None, self._is_plain
+        if visitor is not None:
+            with deferred_interrupt():
+                visitor()
 
     def set_fault(self, kind: str, count: int, skip: int = 0) -> None:
         """Let `skip` calls of a kind succeed, then fail the next `count`.
@@ -358,8 +376,9 @@ class Engine(EngineArrays):
         i = start
         while i < end:
             with self._guard:
-                if self._is_plain:
+                if self._has_errand:
                     self._change_over()
+                    self._receive()
                 i = self._run_slice(words, ids, i, end)
                 status = self._g[L.STATUS]
                 if status == L.STATUS_HOST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -336,6 +337,40 @@ def test_later_fault_replaces_the_earlier_one(engine: Engine) -> None:
     engine.set_fault("vm", np.int64(1))
     engine.alloc(24576, 8, False, False)
     assert [bool(engine.alloc(8, 8, False, False)) for _ in range(2)] == [False, True]
+
+
+def test_visitor_is_received_once_by_the_thread_that_works(jit: str) -> None:
+    engine = Engine(Geometry.simple(), jit=jit)
+    seen: list[tuple[int, int]] = []
+
+    def visitor() -> None:
+        seen.append((engine.now, threading.get_ident()))
+
+    here, script = threading.get_ident(), Ops.alloc(np.arange(5), 8)
+    engine.visit(visitor)
+    assert seen == []
+    ptr = engine.alloc(8, 8, False, False)
+    assert seen == [(1, here)]
+    engine.free(ptr)
+    assert seen == [(1, here)]
+    engine.visit(visitor)
+    engine.run(script, np.zeros(5, np.int64))
+    assert seen[1:] == [(2, here)]
+
+
+def test_interrupt_waits_for_the_visitor(jit: str) -> None:
+    engine = Engine(Geometry.simple(), jit=jit)
+    steps: list[str] = []
+
+    def visitor() -> None:
+        signal.raise_signal(signal.SIGINT)
+        steps.append("done")
+
+    engine.visit(visitor)
+    with pytest.raises(KeyboardInterrupt):
+        engine.alloc(8, 8, False, False)
+    assert (steps, engine.now) == (["done"], 1)
+    validate_engine(engine)
 
 
 def test_readers_in_other_threads_find_whole_states() -> None:

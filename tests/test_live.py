@@ -21,7 +21,16 @@ from percpu_lab.errors import LabError
 from percpu_lab.session import Clock
 from percpu_lab.views import _cells
 from percpu_lab.views._wire import encode
-from percpu_lab.views.live import ACK_TIMEOUT_SECONDS, MAX_LAG_SECONDS, Frame, LiveFigure, Publisher, Pump, close_tree
+from percpu_lab.views.live import (
+    ACK_TIMEOUT_SECONDS,
+    MAX_LAG_SECONDS,
+    VISIT_SECONDS,
+    Frame,
+    LiveFigure,
+    Publisher,
+    close_tree,
+)
+from percpu_lab.views.pump import Pump
 
 # ---- columns on the wire
 
@@ -448,6 +457,52 @@ def test_an_event_of_the_user_asks_for_a_frame():
     bench.clock.time += 1
     bench.publisher.poll()
     assert bench.shown == [0, 0]
+
+
+def visited_bench():
+    """A bench whose state changes on a thread that can be visited; its first frame is out, the next one due."""
+    visitors = []
+    bench = Bench(visit=visitors.append)
+    bench.publisher.poll()
+    bench.version += 1
+    bench.clock.time += 1
+    return bench, visitors
+
+
+def test_a_due_frame_is_left_to_the_thread_that_changes_the_state():
+    bench, visitors = visited_bench()
+    assert bench.publisher.poll() == VISIT_SECONDS
+    assert bench.shown == [0]
+    visitors.pop()()
+    assert bench.shown == [0, 1]
+    bench.publisher.poll()
+    assert (bench.shown, visitors) == ([0, 1], [])
+
+
+def test_a_frame_that_nobody_comes_by_for_is_made_by_the_asking_thread():
+    bench, visitors = visited_bench()
+    bench.clock.time += bench.publisher.poll()
+    bench.publisher.poll()
+    assert bench.shown == [0, 1]
+    bench.version += 1
+    visitors.pop()()  # too late: that frame is out
+    assert bench.shown == [0, 1]
+
+
+def test_what_the_user_did_is_not_left_to_a_thread_that_may_never_come():
+    bench, visitors = visited_bench()
+    bench.version -= 1
+    bench.figure.nr_events += 1
+    bench.publisher.poll()
+    assert (bench.shown, visitors) == ([0, 0], [])
+
+
+def test_nobody_draws_for_a_figure_that_was_closed_meanwhile():
+    bench, visitors = visited_bench()
+    bench.publisher.poll()
+    bench.figure.closed = True
+    visitors.pop()()
+    assert bench.shown == [0]
 
 
 def test_a_producer_with_nothing_to_send_sends_nothing():

@@ -27,7 +27,8 @@ from . import _style
 from .area_map import AreaMap
 from .controls import Message, RecordingControls
 from .dashboard import plain_text, summary
-from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, Pump, close_tree
+from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, close_tree
+from .pump import Pump
 from .shared import Shared, merged
 from .static import Picture
 

@@ -34,7 +34,8 @@ from ._words import aligned, harmless, notes_status
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
-from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, Pump, close_tree
+from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, close_tree
+from .pump import Pump
 from .shared import News, Shared, merged
 from .timeline import Timeline
 
@@ -147,7 +148,8 @@ class Dashboard:
     def widget(self) -> widgets.VBox:
         """The whole as an ipywidget, to be put into others; frames are sent from the first use on."""
         if self.publisher is None:
-            self.publisher = Publisher(self.figure, self._frame, version=lambda: self.session.version)
+            visit = getattr(self._source, "visit", None)  # a recording changes between two cells only
+            self.publisher = Publisher(self.figure, self._frame, version=lambda: self.session.version, visit=visit)
         return self._box
 
     def _flush(self) -> None:

@@ -7,7 +7,6 @@ Bokeh's own models stay in Python as they were built: a frame goes past them, so
 model is touched by two threads.
 """
 
-import asyncio
 import contextlib
 import html
 import json
@@ -43,6 +42,7 @@ MAX_LAG_SECONDS = 1.2  # of the browser, whose acks come twice a second
 ACK_TIMEOUT_SECONDS = 0.4  # acks may not come during a cell: the last frame must be out 0.5 s after its end
 COST_FACTOR = 6  # at most a sixth of a processor goes into frames: a cell takes less than 1.25 times as long
 MAX_DELAY_SECONDS = 1.0
+VISIT_SECONDS = 0.03  # in which a thread that changes the state comes by
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,9 +310,10 @@ def _let_answers_in(comm: object) -> None:
 class Publisher:
     """Sends a figure's newest state when it has changed, at a bounded rate and a bounded cost.
 
-    A daemon thread asks; `produce` therefore runs on that thread (or on that of a flush), never on two at once, and
-    must hold the engine's lock while it reads arrays. It is also asked after an event came in, so it is the place
-    to `figure.drain()`. What it raises is shown under the figure and as a warning. After each cell it is asked at once.
+    A daemon thread asks; `produce` runs on the thread that changes the state where that can be visited, else on the
+    daemon (or on that of a flush), never on two at once, and must hold the engine's lock while it reads arrays. It
+    is also asked after an event came in, so it is the place to `figure.drain()`. What it raises is shown under the
+    figure and as a warning. After each cell it is asked at once.
 
     >>> from bokeh.plotting import figure
     >>> plot = figure(title="op 0")
@@ -327,6 +328,8 @@ class Publisher:
         produce: makes the frame of the newest state, or None if there is nothing to send.
         version: any value that changes when `produce` would make something new; must be cheap.
         interval: shortest time between two frames in seconds.
+        visit: has a function called soon on the thread that changes the state, if one does: a frame made there does
+            not take turns with it for the GIL.
         clock: the time.
         start: start the thread; without it nothing happens but in poll and flush.
     """
@@ -338,6 +341,7 @@ class Publisher:
         *,
         version: Callable[[], object],
         interval: float = 1 / 12,
+        visit: Callable[[Callable[[], None]], None] | None = None,
         clock: Clock | None = None,
         start: bool = True,
     ) -> None:
@@ -345,11 +349,13 @@ class Publisher:
         self._produce = produce
         self._version = version
         self._interval = interval
+        self._visit = visit
+        self._is_called = False  # for a frame that is due
         self._clock = clock or Clock()
         self._building = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
-        self._seen: object = None  # the version of the last frame; None: no frame yet
+        self._seen: tuple[object, int] | None = None  # the version of the last frame; None: no frame yet
         self._due_at = 0.0
         self._sent_at = 0.0
         self._in_flight: deque[tuple[int, float]] = deque(maxlen=MAX_WAITING_EVENTS)  # frame, time it was sent at
@@ -388,9 +394,25 @@ class Publisher:
         if figure is None or self._stopped(figure):
             return None
         now = self._clock.now()
-        if now >= self._due_at and not self._must_wait_for_acks(figure, now):
-            self._send_if_changed(figure)
+        if now < self._due_at or self._must_wait_for_acks(figure, now):
+            return max(self._due_at - now, self._interval / 2)
+        if self._visit is not None and not self._is_called and self._has_moved():
+            self._is_called = True
+            self._visit(self._come_by)
+            return VISIT_SECONDS
+        self._is_called = False  # nobody came by
+        self._send_if_changed(figure)
         return max(self._due_at - self._clock.now(), self._interval / 2)
+
+    def _has_moved(self) -> bool:
+        return self._seen is not None and self._version() != self._seen[0]
+
+    def _come_by(self) -> None:
+        """Make the frame that is due, on the thread that changes the state."""
+        figure = self._figure()
+        if self._is_called and figure is not None and not self._stopped(figure):
+            self._is_called = False
+            self._send_if_changed(figure)
 
     def _stopped(self, figure: LiveFigure) -> bool:
         return self._closed or figure.closed
@@ -437,10 +459,11 @@ class Publisher:
         self._due_at = self._clock.now() + self._interval
         if not known:
             figure.show_error("".join(traceback.format_exception(error)))
-            _warn(f"{figure!r} shows an old state: {type(error).__name__}: {error}")
+            warn_anyway(f"{figure!r} shows an old state: {type(error).__name__}: {error}")
 
 
-def _warn(text: str) -> None:
+def warn_anyway(text: str) -> None:
+    """Warn from where nobody catches what is raised."""
     with contextlib.suppress(RuntimeWarning):  # where warnings are errors, a thread has nobody to raise to
         warnings.warn(text, RuntimeWarning, stacklevel=2)
 
@@ -455,37 +478,3 @@ def _tick(publisher: "weakref.ref[Publisher]", wake: threading.Event) -> None:
             return
         wake.wait(delay)
         wake.clear()
-
-
-class Pump:
-    """Calls a function on the kernel's main loop, that is between two cells: the safe point of a Session.
-
-    `session.on_post(Pump(session.pump).wake)`. Without a loop (plain Python) nothing is called.
-
-    Args:
-        call: returns the seconds after which it wants to be called again, None to wait for `wake`.
-    """
-
-    def __init__(self, call: Callable[[], float | None]) -> None:
-        self._call = call
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        with contextlib.suppress(RuntimeError):
-            self._loop = asyncio.get_running_loop()
-
-    def wake(self) -> None:
-        """Have the function called soon; from any thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._run)
-
-    def _run(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        try:
-            delay = self._call()
-        except Exception as error:
-            _warn("".join(traceback.format_exception(error)))
-            return
-        if delay is not None and self._loop is not None:
-            self._timer = self._loop.call_later(delay, self._run)
