@@ -21,13 +21,14 @@ import numpy.typing as npt
 
 from .core import layout as L
 from .core.bitmap import PCPU_MIN_ALLOC_SIZE
-from .events import RING_COLUMNS, Events
+from .events import Events
 from .models import BITMAP
 from .units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from .annotations import Annotations
     from .engine import Engine
+    from .kept import Kept, KeptAreas
 
 Ints = npt.NDArray[Any]
 
@@ -201,7 +202,7 @@ class Snapshot:
 # --- a snapshot of an engine ------------------------------------------------------
 
 
-def snapshot(engine: Engine) -> Snapshot:
+def snapshot(engine: Engine, kept: KeptAreas | None = None) -> Snapshot:
     """Copy the state of an engine into columns.
 
     >>> from percpu_lab.engine import Engine
@@ -214,6 +215,9 @@ def snapshot(engine: Engine) -> Snapshot:
 
     The boot chunks of v6.12 begin at the page of their first byte: what lies before it in the unit is not theirs.
 
+    Args:
+        kept: areas of the last reading of the same engine, of which only those of chunks that changed are read again.
+
     Source: the area map of spec 1.4, the bitmaps of v6.12 1.3; order of the chunks: spec 8.2.
     """
     with engine.lock:
@@ -221,15 +225,19 @@ def snapshot(engine: Engine) -> Snapshot:
         handles, slot, position = _walk(g, chunk)
         head = chunk[handles[:, None] + np.arange(L.POPULATED)]
         pages = chunk[handles[:, None] + (L.POPULATED + np.arange(int(g[L.UNIT_PAGES])))]
-        form = _read_bitmaps(engine.map, head) if engine.model is BITMAP else _read_area_maps(engine.map, head)
-        words = _words(engine.birth, head, form)
+        first_free_off, contig_hint = _hints(engine, head)
+        is_new = np.ones(len(head), np.bool_) if kept is None else kept.is_new(engine, head)
+        form = (_read_bitmaps if engine.model is BITMAP else _read_area_maps)(engine.map, head[is_new])
+        words = _words(engine.birth, head[is_new], form)
         totals = _totals(g)
         op = engine.now
     unit = Unit.of(engine.geometry.info)
     first_base = engine.geometry.addresses.first_chunk
     kind = _chunk_kinds(handles, g)
-    areas = _areas(form, words, unit, kind)
-    chunks = _chunks(head, kind, slot, position, first_base, form, areas)
+    areas = _areas(form, words, unit, kind[is_new])
+    if kept is not None:
+        areas = kept.joined(engine, op, head[:, L.ORDINAL], is_new, areas)
+    chunks = _chunks(head, kind, slot, position, first_base, first_free_off, contig_hint, areas)
     return Snapshot(op, op, unit, chunks, areas, _runs(pages), totals)
 
 
@@ -255,14 +263,19 @@ class _Form(NamedTuple):
         entries: offset | in use.
         nr_entries: of each chunk.
         has_prefix: whether a chunk begins with bytes that nobody allocated.
-        first_free_off, contig_hint: of each chunk, in bytes.
     """
 
     entries: Ints
     nr_entries: Ints
     has_prefix: Ints
-    first_free_off: Ints
-    contig_hint: Ints
+
+
+def _hints(engine: Engine, head: Ints) -> tuple[Ints, Ints]:
+    """First_free and contig_hint of each chunk, in bytes."""
+    if engine.model is BITMAP:
+        md = head[:, L.CHUNK_MD : L.POPULATED] * PCPU_MIN_ALLOC_SIZE
+        return md[:, L.MD_FIRST_FREE], md[:, L.MD_CONTIG_HINT]
+    return engine.map[head[:, L.MAP] + head[:, L.FIRST_FREE]] & ~1, head[:, L.CONTIG_HINT].copy()
 
 
 def _read_area_maps(map_: Ints, head: Ints) -> _Form:
@@ -270,16 +283,14 @@ def _read_area_maps(map_: Ints, head: Ints) -> _Form:
     start = np.cumsum(count) - count
     place = np.arange(int(count.sum()))
     place += np.repeat(head[:, L.MAP] - start, count)
-    entries = map_[place]
-    first_free_off = entries[start + head[:, L.FIRST_FREE]] & ~1
-    return _Form(entries, count, head[:, L.HAS_RESERVED], first_free_off, head[:, L.CONTIG_HINT].copy())
+    return _Form(map_[place], count, head[:, L.HAS_RESERVED])
 
 
 def _read_bitmaps(map_: Ints, head: Ints) -> _Form:
     """Make an entry of each bit at which alloc_map changes, or at which areas in use meet."""
     granule = PCPU_MIN_ALLOC_SIZE
     nr_bits, end = head[:, L.CHUNK_MD + L.MD_NR_BITS], head[:, L.END_OFFSET] // granule
-    in_use, bounds = (_bits(map_, head[:, index], int(nr_bits.max())) for index in (L.MAP, L.BOUND_MAP))
+    in_use, bounds = (_bits(map_, head[:, index], int(nr_bits.max(initial=0))) for index in (L.MAP, L.BOUND_MAP))
     begins = (in_use & bounds).astype(bool)
     begins[:, 0] = True
     begins[:, 1:] |= in_use[:, 1:] != in_use[:, :-1]
@@ -288,9 +299,7 @@ def _read_bitmaps(map_: Ints, head: Ints) -> _Form:
     begins[rows, nr_bits - end] = in_use[rows, nr_bits - end] = 1  # end markers
     row, bit = np.nonzero(begins)
     entries = (bit * granule | in_use[row, bit]).astype(np.int32)
-    md = head[:, L.CHUNK_MD : L.POPULATED] * granule
-    has_prefix = head[:, L.START_OFFSET] != 0
-    return _Form(entries, begins.sum(axis=1), has_prefix, md[:, L.MD_FIRST_FREE], md[:, L.MD_CONTIG_HINT])
+    return _Form(entries, begins.sum(axis=1), head[:, L.START_OFFSET] != 0)
 
 
 def _bits(map_: Ints, start: Ints, nr_bits: int) -> Ints:
@@ -356,7 +365,14 @@ def _parted(chunk: Ints, off: Ints, size: Ints, words: Ints, kind: Ints, split: 
 
 
 def _chunks(
-    head: Ints, kind: Ints, slot: Ints, position: Ints, first_base: int, form: _Form, areas: AreaColumns
+    head: Ints,
+    kind: Ints,
+    slot: Ints,
+    position: Ints,
+    first_base: int,
+    first_free_off: Ints,
+    contig_hint: Ints,
+    areas: AreaColumns,
 ) -> ChunkColumns:
     base = head[:, L.BASE].astype(np.uint64) + np.uint64(first_base)
     free, largest, sum_frag, max_frag = free_sums(areas.chunk, areas.size_bytes, areas.kind, len(head))
@@ -367,9 +383,9 @@ def _chunks(
         position=position.copy(),
         base_addr=base,
         free_bytes=free,
-        contig_hint=form.contig_hint,
+        contig_hint=contig_hint,
         largest_free_bytes=largest,
-        first_free_off=form.first_free_off,
+        first_free_off=first_free_off,
         nr_alloc=head[:, L.CHUNK_NR_ALLOC].copy(),
         nr_populated=head[:, L.NR_POPULATED].copy(),
         sum_frag=sum_frag,
@@ -447,43 +463,7 @@ class Columns:
     annotations: Annotations | None = None
 
 
-class EventWindow:
-    """The events an engine's ring holds, of which each reading copies only the new ones.
-
-    columns   |......... shown .........| room |      new events go behind; when the room is used up, the
-                                                      newest move to a new array, and old readings stay whole
-    """
-
-    def __init__(self) -> None:
-        self._columns = np.zeros((len(RING_COLUMNS), 0), np.int64)
-        self._used = 0
-        self._next = 0
-        self._size = 0  # of the ring
-
-    def read(self, engine: Engine) -> Events:
-        """Give the same events as engine.events(0)."""
-        with engine.lock:
-            self._size, start = engine.scalar(L.RING_CAPACITY), engine.scalar(L.RING_START)
-            new = engine.events(self._next, room=self._room)
-        self._next = new.first_seq + len(new)
-        first = max(self._next - min(self._used, self._size), start)
-        shown = self._columns[:, self._used - (self._next - first) : self._used]
-        return new.with_columns(dict(zip(RING_COLUMNS, shown, strict=True)), first, first - start)
-
-    def _room(self, first: int, count: int) -> Ints:
-        """Where new events go: behind the older ones, which still count if none was lost or cleared in between."""
-        if first != self._next:
-            self._used = 0
-        if self._used + count > self._columns.shape[1]:
-            kept = self._columns[:, max(self._used - max(self._size - count, 0), 0) : self._used]
-            self._columns = np.empty((len(RING_COLUMNS), 2 * self._size), np.int64)
-            self._columns[:, : kept.shape[1]] = kept
-            self._used = kept.shape[1]
-        self._used += count
-        return self._columns[:, self._used - count : self._used]
-
-
-def take(source: Any, window: EventWindow | None = None) -> Columns:
+def take(source: Any, kept: Kept | None = None) -> Columns:
     """Take the newest columns from an engine or a RecordedRun.
 
     >>> from percpu_lab.engine import Engine
@@ -493,10 +473,11 @@ def take(source: Any, window: EventWindow | None = None) -> Columns:
 
     Args:
         source: an Engine, or anything with columns().
-        window: the events of earlier readings of the same engine.
+        kept: what earlier readings of the same engine left.
     """
     if hasattr(source, "columns"):
         return source.columns()  # type: ignore[no-any-return]
     with source.lock:
-        events = (window or EventWindow()).read(source)
-        return Columns(snapshot(source), events, source.history(), source.scalar(L.EVENT_MASK) != 0)
+        events = kept.events.read(source) if kept else source.events(0)
+        snap = snapshot(source, kept.areas if kept else None)
+        return Columns(snap, events, source.history(), source.scalar(L.EVENT_MASK) != 0)

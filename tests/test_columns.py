@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from percpu_lab import columns as C
 from percpu_lab import raster as R
 from percpu_lab import spans as S
-from percpu_lab.columns import EventWindow
 from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
 from percpu_lab.geometry import Geometry
+from percpu_lab.kept import KeptAreas, KeptEvents
 from percpu_lab.ops import Ops
 from percpu_lab.trace import Trace
 
@@ -334,7 +334,7 @@ def test_a_run_of_an_op_script_gives_the_same_columns_as_single_calls() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 90), st.booleans()), max_size=12))
 def test_event_window_reads_what_the_ring_holds(turns):
-    engine, window = Engine(Geometry.simple(), jit="off", ring_capacity=64), EventWindow()
+    engine, window = Engine(Geometry.simple(), jit="off", ring_capacity=64), KeptEvents()
     trace = Trace(engine)
     for nr_pairs, is_cleared in turns:
         for _ in range(nr_pairs):
@@ -344,6 +344,58 @@ def test_event_window_reads_what_the_ring_holds(turns):
         shown, held = window.read(engine), engine.events(0)
         assert (shown.first_seq, shown.lost) == (held.first_seq, held.lost)
         assert shown.text("golden") == held.text("golden")
+
+
+@pytest.mark.parametrize("kernel", ["v4.13-areamap", "v6.12-bitmap"])
+@given(st.integers(0, 1 << 30), st.lists(st.integers(0, 60), max_size=12))
+def test_snapshot_that_reads_only_changed_chunks_equals_one_that_reads_all(kernel, seed, turns):
+    geometry = Geometry.embed(28672, cpus=2)
+    engine, kept = Engine(geometry, kernel=kernel, jit="off"), KeptAreas()
+    rng, ptrs = np.random.default_rng(seed), []
+    for nr_ops in turns:
+        for is_free, size in zip(rng.random(nr_ops) < 0.5, rng.integers(1, 9000, nr_ops).tolist(), strict=True):
+            if is_free and ptrs:
+                engine.free(ptrs.pop(int(rng.integers(len(ptrs)))))
+            elif ptr := engine.alloc(size, 8, bool(size % 7 == 0), False):
+                ptrs.append(ptr)
+        engine.balance()
+        assert_same_snapshot(C.snapshot(engine, kept), C.snapshot(engine))
+
+
+def assert_same_snapshot(one: C.Snapshot, other: C.Snapshot) -> None:
+    for part in ("chunks", "areas", "populated"):
+        ours, theirs = getattr(one, part), getattr(other, part)
+        for column in fields(ours):
+            mine = getattr(ours, column.name)
+            assert np.array_equal(mine, getattr(theirs, column.name)), column.name
+            assert mine.dtype == getattr(theirs, column.name).dtype, column.name
+    assert (one.op, one.unit, one.totals) == (other.op, other.unit, other.totals)
+
+
+def test_kept_areas_are_not_believed_once_the_engine_has_gone_back() -> None:
+    engine, kept = Engine(Geometry.simple(), jit="off"), KeptAreas()
+    engine.alloc(64, 8, False, False)
+    before = tuple(array.copy() for array in engine.arrays())
+    engine.free(engine.alloc(96, 8, False, False))
+    C.snapshot(engine, kept)
+    engine.adopt(before)
+    engine._use(engine._functions)
+    engine.alloc(32, 8, False, False)
+    assert_same_snapshot(C.snapshot(engine, kept), C.snapshot(engine))
+
+
+def test_a_chunk_that_did_not_change_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, kept = Engine(Geometry.simple(unit_size=32768), jit="off"), KeptAreas()
+    for _ in range(3):
+        engine.alloc(24576, 8, False, False)
+    C.snapshot(engine, kept)
+    engine.alloc(8, 8, False, False)
+    chunks_read: list[int] = []
+    read = C._read_area_maps
+    monkeypatch.setattr(C, "_read_area_maps", lambda map_, head: chunks_read.append(len(head)) or read(map_, head))
+    assert len(C.snapshot(engine, kept).chunks) == 3
+    C.snapshot(engine, kept)
+    assert chunks_read == [1, 0]
 
 
 def test_what_lies_behind_a_boot_chunk_lacks_no_page() -> None:

@@ -44,7 +44,7 @@ LAYERS = (
     ("kernel_functions",),
     ("pointers", "memory", "allocator"),
     ("cases", "play", "player", "lessons"),
-    ("columns", "annotations"),
+    ("columns", "annotations", "kept"),
     ("rebuild",),
     ("review",),
     ("spans", "raster", "recorded_run"),

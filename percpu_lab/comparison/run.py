@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import IN_USE, RESERVED_ORDINAL, Columns, EventWindow, Ints, RunColumns, snapshot
+from ..columns import IN_USE, RESERVED_ORDINAL, Columns, Ints, RunColumns, snapshot
 from ..core import layout as L
 from ..engine import Engine
 from ..errors import LabError
 from ..geometry import Geometry
+from ..kept import Kept
 from ..models import AREA_MAP, BITMAP
 from ..ops import Ops
 from ..spans import Series, fragmentation_series
@@ -159,7 +160,7 @@ class ScriptRun:
     def _boot(self) -> None:
         self._booted = self.plan.boot(**self._options)
         self._ids = np.zeros(max(self.ops.nr_ids, 1), np.int64)
-        self._window = EventWindow()
+        self._kept = Kept()
 
     def _go_on(self, stop: int) -> None:
         engine = self._booted
@@ -259,9 +260,10 @@ class ScriptRun:
     def columns(self) -> Columns:
         """Give everything a view needs, at the cursor."""
         with self.lock:
-            snap = snapshot(self.engine)
+            engine = self.engine  # which may be a new one, of which nothing is kept
+            snap = snapshot(engine, self._kept.areas)
             snap = replace(snap, populated=_in_small_pages(snap.populated, self.plan.geometry.info.page_size))
-            return Columns(snap, self._window.read(self._booted), self.history())
+            return Columns(snap, self._kept.events.read(engine), self.history())
 
 
 def _touched_bytes(outcome: Outcome) -> int:

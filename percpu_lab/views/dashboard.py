@@ -18,8 +18,9 @@ from bokeh.models import InlineStyleSheet, LayoutDOM
 from bokeh.models.widgets import PreText
 
 from ..allocator import Allocator, RunResult
-from ..columns import EARLY, Columns, EventWindow, Snapshot, take
+from ..columns import EARLY, Columns, Snapshot, take
 from ..errors import LabError, RequestError
+from ..kept import Kept
 from ..ops import Ops
 from ..player import Player
 from ..pointers import PercpuPtr
@@ -104,7 +105,7 @@ class Dashboard:
         self._source: Any = subject.engine if isinstance(subject, Allocator) else subject
         self._player: Player | None = None
         self._made: list[PercpuPtr] = []
-        self._window = EventWindow()
+        self._kept = Kept()
         self._commands: deque[Callable[[], None]] = deque()
         self.session = Session(self._source, self._step if isinstance(subject, Allocator) else None)
         self._build_figure()
@@ -180,7 +181,7 @@ class Dashboard:
                 if selection is not None:
                     self.session.post("select", selection.chunk, selection.area)
         self.shared.select(self.session.selection)
-        columns = take(self._source, self._window)
+        columns = take(self._source, self._kept)
         frames = [self.shared.update(columns), *(self._news.of(view.update(columns)) for view in self.views)]
         end = columns.events.first_seq + len(columns.events)
         newest = self._source.events(end - TAIL_EVENTS, TAIL_EVENTS)
