@@ -126,7 +126,9 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
     is_known = (birth[freed] >= 0) | (birth[freed] <= EARLY)
     known, unknown = freed[is_known], freed[~is_known]
     areas = snap.areas
-    live = np.flatnonzero((areas.kind == IN_USE) & (areas.birth < end)) if snap.op >= start else freed[:0]
+    live = np.flatnonzero(areas.kind == IN_USE) if snap.op >= start else freed[:0]
+    if snap.op > end:
+        live = live[areas.birth[live] < end]
     marks = _marks(events, seen, end)
     bands, freed_band, chunk_band = _bands(ordinal[known], snap.chunks.ordinal, marks.ordinal)
     base, span = _served_bands(snap, bands)
@@ -134,12 +136,12 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         (start, end),
         snap.op,
         snap.unit,
-        birth=np.concatenate([birth[known], areas.birth[live]]),
+        birth=np.concatenate([birth[known], areas.birth.take(live)]),
         death=np.concatenate([op[known], np.full(len(live), snap.op, np.int64)]),
         nr_freed=len(known),
-        band=_joined(freed_band, chunk_band[areas.chunk[live]]),
-        off_bytes=_joined(events.off[seen][known], areas.off_bytes[live]),
-        size_bytes=_joined(events.size[seen][known], areas.size_bytes[live]),
+        band=_joined(freed_band, chunk_band.astype(np.int32).take(areas.chunk.take(live))),
+        off_bytes=_joined(events.off[seen][known], areas.off_bytes.take(live)),
+        size_bytes=_joined(events.size[seen][known], areas.size_bytes.take(live)),
         bands=bands,
         band_birth=np.clip(_ops_of(L.EVENT_CREATE, events, snap, bands, start), start, end),
         band_death=np.clip(_ops_of(L.EVENT_DESTROY, events, snap, bands, snap.op), start, end),
@@ -284,7 +286,7 @@ def with_now(history: Mapping[str, Ints], snap: Snapshot) -> dict[str, Ints]:
     [0]
     """
     names = ("ordinal", "free_bytes", "largest_free_bytes", "sum_frag", "max_frag")
-    past = history["op"] < snap.op
+    past = slice(int(np.searchsorted(history["op"], snap.op)))  # ops rise
     now = {"op": np.full(len(snap.chunks), snap.op)} | {name: getattr(snap.chunks, name) for name in names}
     return {name: np.concatenate([history[name][past], now[name]]) for name in now}
 
