@@ -22,7 +22,7 @@ POLICIES = ("auto", "off", "wait")
 _log = logging.getLogger("percpu_lab")
 _lock = threading.Lock()
 _jobs: dict[str, _Job] = {}
-_EXERCISED_BY = {"replay": "percpu_lab.review.machine"}  # modules of the core that are no engine
+_EXERCISED_BY = dict.fromkeys(("replay_areamap", "replay_bitmap"), "percpu_lab.review.machine")  # no engines
 
 
 class _Job:

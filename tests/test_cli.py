@@ -131,7 +131,7 @@ def test_warm_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["warm"]) == 0
     line = r"{}: (compiled|found in the cache, loaded) in \d+\.\d s.*\n"
     engine = r"v\d+\.\d+-\w+"
-    assert re.fullmatch(line.format(engine) * 2 + line.format("review"), capsys.readouterr().out)
+    assert re.fullmatch(line.format(engine) * 2 + line.format(f"review of {engine}") * 2, capsys.readouterr().out)
 
 
 def test_warm_without_numba_has_nothing_to_do(

@@ -39,6 +39,7 @@ LAYERS = (
         "traces.early",
         "traces.consistency",
         "traces.given",
+        "traces.simulated",
         "traces.recording",
     ),
     ("kernel_functions",),

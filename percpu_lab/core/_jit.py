@@ -3,7 +3,8 @@
 What is decorated with `kernel` is called by other functions of the core only, and
 becomes part of each caller: handing six arrays down costs more than most of these
 functions do. `cold` is for the rare ones, which stay apart; what is decorated with
-`entry` is called from Python too. In the plain package both
+`entry` is called from Python too; `shared` functions take functions, and
+become part of each caller, too. In the plain package all
 leave a function as it is, so that a debugger steps through the very lines
 that otherwise run at the speed of C.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["COMPILED", "as_int64", "cold", "ctz", "entry", "fls", "kernel", "memmove"]
+__all__ = ["COMPILED", "as_int64", "cold", "ctz", "entry", "fls", "kernel", "memmove", "shared"]
 
 COMPILED = (__package__ or "").endswith("core_compiled")
 
@@ -53,6 +54,10 @@ if COMPILED:
     def entry(function: Callable[..., Any]) -> Any:
         return _compile(function)
 
+    def shared(function: Callable[..., Any]) -> Any:
+        # what takes functions cannot be cached itself; written into its caller, which can, nothing is left of them
+        return njit(inline="always", error_model="numpy", nogil=True, _nrt=False)(function)
+
     @kernel
     def as_int64(value):  # type: ignore[no-untyped-def]
         return value
@@ -89,7 +94,7 @@ else:
     def kernel(function: Callable[..., Any]) -> Any:
         return function
 
-    cold = entry = kernel
+    cold = entry = shared = kernel
 
     def as_int64(value: int) -> int:
         """Let a number go round at 2^63, as compiled ones do."""

@@ -8,6 +8,7 @@ order is searched in which the algorithm does decide this: search.py says how.
     start      what was in use when it began                    failures   why requests failed, chunks foreseen or not
     machine    engine and tape: run, look ahead, go back        checks     percpu_stats and meminfo, field by field
     search     the order of decisions                           explain    one decision opened
+    allocators what differs between them: areamap, bitmap
 
 Certain are offsets, live bytes and fragmentation; known up to equivalent orders is the order of decisions; inferred are
 hints, and which pages are populated once some were given back (Review.trusted_until).
@@ -22,6 +23,7 @@ from ..errors import GeometryError
 from ..kernels import KERNEL_VERSIONS
 from ..traces.given import NEEDED
 from ..traces.recording import Recording
+from .allocators import ALLOCATORS
 from .causes import CAUSES
 from .checks import Check, Difference
 from .explain import Explanation, Tried
@@ -71,8 +73,10 @@ def review(
         return Review(recording, None, problem)
     assert recording.geometry is not None
     tape = Tape.of(recording, recording.geometry, until)
+    kernel = (recording.kernel or recording.geometry.kernel).replayed_by
+    assert kernel is not None
     try:
-        machine = Machine(recording.geometry, tape, jit)
+        machine = Machine(recording.geometry, tape, kernel, jit)
     except GeometryError as error:
         return Review(recording, None, str(error))
     search = Search(machine, tape.nr_rows)
@@ -95,8 +99,8 @@ def _problem(recording: Recording) -> str:
     if kernel is None and not _tells_bytes_alloc(recording):
         since = next(row.release for row in KERNEL_VERSIONS if "bytes_alloc" in row.alloc_fields)
         return f"its events have no bytes_alloc, so the kernel is older than {since}; say the release (--release)"
-    if kernel is not None and kernel.replayed_by != "v6.12-bitmap":
-        return f"no engine was checked against recordings of {kernel.release}"
-    if geometry.backing != "vm":
-        return f"chunks of the {geometry.backing} backing are not replayed"
+    if kernel is not None and kernel.allocator == "areamap" and (recording.trace.bytes_alloc >= 0).any():
+        return f"its events have bytes_alloc, which {kernel.release} does not write: say the release (--release)"
+    if (kernel or geometry.kernel).replayed_by not in ALLOCATORS:
+        return f"no engine was checked against recordings of {(kernel or geometry.kernel).release}"
     return ""

@@ -1,6 +1,20 @@
 """Why a decision stands where it stands: what the search found out; the name of each."""
 
-__all__ = ["BALANCE", "CAUSES", "EARLIER", "EXACT", "FORCED", "ISOLATED", "LATER", "LEARNED", "PARKED", "POPULATED"]
+__all__ = [
+    "BALANCE",
+    "CAUSES",
+    "EARLIER",
+    "EXACT",
+    "EXTENDED",
+    "FORCED",
+    "ISOLATED",
+    "LATER",
+    "LEARNED",
+    "PARKED",
+    "POPULATED",
+]
 
-EXACT, EARLIER, LATER, LEARNED, BALANCE, POPULATED, PARKED, ISOLATED, FORCED = range(9)
-CAUSES = ("exact", "earlier", "later", "learned", "balance", "populated", "parked", "isolated", "forced")
+EXACT, EARLIER, LATER, LEARNED, BALANCE, POPULATED, PARKED, ISOLATED, FORCED, EXTENDED = range(10)
+CAUSES = (
+    "exact", "earlier", "later", "learned", "balance", "populated", "parked", "isolated", "forced", "extended",
+)  # fmt: skip

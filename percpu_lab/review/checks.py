@@ -108,9 +108,7 @@ class _Counted:
         tape = replayed.tape
         kind = tape.events[R.TAPE_EVENT, replayed.script]
         failed = kind == L.EVENT_FAIL  # one whose pages could not be populated counts as allocated and freed
-        note = replayed.machine.found[:, replayed.script]
-        undone = failed & (note[R.FOUND_CHUNK] != L.NO_CHUNK)
-        undone &= tape.events[R.TAPE_FLAGS, replayed.script] & L.FLAG_ATOMIC == 0
+        undone = failed & (replayed.machine.found[R.FOUND_REASON, replayed.script] == L.REASON_POPULATE)
         self._allocs = np.append(0, np.cumsum((kind == L.EVENT_ALLOC) | undone))
         self._frees = np.append(0, np.cumsum((kind == L.EVENT_FREE) | undone))
         self._missing: int | None = 0 if tape.has_early else None

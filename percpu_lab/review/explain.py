@@ -12,18 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..core import layout as L
-from ..core.bitmap import (
-    PCPU_BITMAP_BLOCK_BITS,
-    PCPU_MIN_ALLOC_SIZE,
-    alignment_gap,
-    pcpu_find_block_fit,
-    pcpu_find_zero_area,
-    pcpu_size_to_slot,
-)
 from ..core.state import State
 from ..engine import Engine
 from ..errors import RequestError
-from ..models import BitmapChunkState
+from .allocators import ALLOCATORS
 
 if TYPE_CHECKING:
     from .result import Review
@@ -104,51 +96,29 @@ def explain(review: Review, engine: Engine, row_words: Sequence[int], row: int) 
     if kind not in (L.EVENT_ALLOC, L.EVENT_FAIL):
         raise RequestError(f"row {row} is no request", where="explain", remedy="take an allocation or a failure")
     is_atomic, is_reserved = bool(flags & L.FLAG_ATOMIC), bool(flags & L.FLAG_RESERVED)
-    state = State(*[memoryview(array) for array in engine.arrays()])
-    tried = tuple(_walk(engine, state, size, align, is_atomic, is_reserved))
+    tried = tuple(_walk(engine, size, align, is_atomic, is_reserved))
     chosen = next(((t.chunk, t.off) for t in tried if t.off is not None), None)
     words = f"{size} bytes aligned to {align}, {'atomic' if is_atomic else 'GFP_KERNEL'}"
     recorded, verdict = review.recorded_place(row, off), review.verdict_text(row)
-    first = -1 if is_reserved and engine.scalar(L.RESERVED_CHUNK) else pcpu_size_to_slot(state, size)
+    first = (
+        -1
+        if is_reserved and engine.scalar(L.RESERVED_CHUNK)
+        else ALLOCATORS[engine.model.name].searched(engine, size)[0]
+    )
     return Explanation(row, words + ", reserved" * is_reserved, first, tried, chosen, recorded, verdict)
 
 
-def _walk(engine: Engine, s: State, size: int, align: int, is_atomic: bool, is_reserved: bool) -> Iterator[Tried]:
-    chunks: list[tuple[int, BitmapChunkState]] = [(chunk.slot, chunk) for chunk in engine.chunks()]
+def _walk(engine: Engine, size: int, align: int, is_atomic: bool, is_reserved: bool) -> Iterator[Tried]:
+    allocator = ALLOCATORS[engine.model.name]
+    state = State(*[memoryview(array) for array in engine.arrays()])
+    chunks = [(chunk.slot, chunk) for chunk in engine.chunks()]
     if is_reserved and (reserved := engine.reserved_chunk()) is not None:
         chunks = [(-1, reserved)]
-    first, last = pcpu_size_to_slot(s, size), engine.scalar(L.NR_SLOTS) - 2
+    first, last = allocator.searched(engine, size)
     for slot, chunk in chunks:
         if slot >= 0 and not first <= slot <= last:
             continue
-        tried = _try(s, chunk, slot, size, align, is_atomic)
-        yield tried
-        if tried.off is not None:
+        off, why = allocator.try_chunk(state, chunk, size, align, is_atomic)
+        yield Tried(slot, chunk.ordinal, off, why)
+        if off is not None:
             return
-
-
-def _try(s: State, chunk: BitmapChunkState, slot: int, size: int, align: int, is_atomic: bool) -> Tried:
-    """Try a chunk as pcpu_find_block_fit and pcpu_alloc_area do."""
-    bits, bit_align = size // PCPU_MIN_ALLOC_SIZE, align // PCPU_MIN_ALLOC_SIZE
-    start = pcpu_find_block_fit(s, chunk.handle, bits, bit_align, is_atomic)
-    if start >= 0:
-        limit = min(start + bits + PCPU_BITMAP_BLOCK_BITS, chunk.chunk_md.nr_bits)
-        bit, _, _ = pcpu_find_zero_area(s.map, s.chunk[chunk.handle + L.MAP], limit, start, bits, bit_align)
-        if bit < limit:
-            off = bit * PCPU_MIN_ALLOC_SIZE
-            return Tried(slot, chunk.ordinal, off, f"serves it at offset {off:,}, searched from {start * 4:,}")
-        return Tried(slot, chunk.ordinal, None, f"its hints promised room from {start * 4:,} on, but there is none")
-    return Tried(slot, chunk.ordinal, None, _refusal(s, chunk, bits, bit_align, is_atomic))
-
-
-def _refusal(s: State, chunk: BitmapChunkState, bits: int, align: int, is_atomic: bool) -> str:
-    md = chunk.chunk_md
-    run = f"its largest known free run, {md.contig_hint * 4:,} bytes at {md.contig_hint_start * 4:,}"
-    gap = alignment_gap(md.contig_hint_start, align)
-    if bits > md.contig_hint:
-        return f"{run}, is too short"
-    if gap + bits > md.contig_hint:
-        return f"{run}, is too short once aligned (contig_hint)"
-    if is_atomic and pcpu_find_block_fit(s, chunk.handle, bits, align, False) >= 0:
-        return "there is room, but in pages that are not populated, and the request is atomic"
-    return "the records of its blocks promise no run that fits"

@@ -12,9 +12,18 @@ from ..core import replay as R
 from ..events import Int64s
 from ..traces.recording import Recording
 from .causes import FORCED
+from .logged import logged_reasons
 from .search import Search
 
 __all__ = ["ChunkVerdict", "Failure", "chunk_verdicts", "failures"]
+
+_SLEEPING = "it is a GFP_KERNEL request"
+_SHORT_OF_MEMORY = {
+    L.REASON_EXTEND: "failed to extend area map: no memory for a longer one",
+    L.REASON_EXTEND_RESERVED: "failed to extend area map of reserved chunk: no memory for a longer one",
+    L.REASON_NEW_CHUNK: "failed to allocate new chunk",
+    L.REASON_POPULATE: "failed to populate: no memory for its pages",
+}
 
 _ORDER_MICROSECONDS = 1_000_000
 
@@ -69,35 +78,32 @@ class ChunkVerdict:
 def failures(recording: Recording, search: Search) -> Iterator[Failure]:
     """Give each failed request of a recording."""
     tape, found = search.tape, search.machine.found
-    logged = _logged(recording)
+    logged = logged_reasons(recording)
     for row in np.flatnonzero(tape.column(R.TAPE_EVENT) == L.EVENT_FAIL).tolist():
         _, _, _, size, align, flags = tape.events[:6, row].tolist()
         is_atomic, is_reserved = bool(flags & L.FLAG_ATOMIC), bool(flags & L.FLAG_RESERVED)
         is_explained = bool(search.cause[row] != FORCED)
-        chunk, off, note = found[:3, row].tolist()
-        reason, would_get = _reason(chunk, off, note, is_atomic, is_reserved, is_explained)
-        text = logged.pop((size, align, is_atomic), "") if logged else ""
-        yield Failure(row - tape.nr_early, size, align, is_atomic, is_reserved, is_explained, reason, text, would_get)
+        chunk, off = found[[R.FOUND_CHUNK, R.FOUND_OFF], row].tolist()
+        code = int(found[R.FOUND_REASON, row]) if is_explained else L.REASON_NONE
+        reason, would_get = _reason(code, chunk, off, is_atomic)
+        at = row - tape.nr_early
+        text = logged.get(at, "")
+        yield Failure(at, size, align, is_atomic, is_reserved, is_explained, reason, text, would_get)
 
 
-def _logged(recording: Recording) -> dict[tuple[int, int, bool], str]:
-    failures = recording.dmesg.failures if recording.dmesg else ()
-    return {(f.size, f.align, f.is_atomic): f.reason for f in reversed(failures)}
-
-
-def _reason(chunk: int, off: int, note: int, is_atomic: bool, is_reserved: bool,
-            is_explained: bool) -> tuple[str, str]:  # fmt: skip
+def _reason(code: int, chunk: int, off: int, is_atomic: bool) -> tuple[str, str]:
     """Say what was lacking, and what GFP_KERNEL would have got."""
     has_place = chunk != L.NO_CHUNK
     place = f"GFP_KERNEL would have got offset {off} of chunk {chunk}" if has_place else ""
-    if not is_explained:
+    if code == L.REASON_NONE:
         return "not explained: the model serves it", place
-    if is_reserved and not has_place:
+    if code in (L.REASON_RESERVED, L.REASON_EXTEND_RESERVED) and not has_place:
         return "the reserved chunk has no room", "GFP_KERNEL would have failed, too"
-    if not is_atomic:
-        if has_place:
-            return "failed to populate: no memory for its pages", f"it had been given offset {off} of chunk {chunk}"
-        return "failed to allocate new chunk", "it is a GFP_KERNEL request"
+    if is_atomic and code in (L.REASON_EXTEND, L.REASON_EXTEND_RESERVED):
+        return "the area map of the chunk is full, and an atomic request cannot make it longer", place
+    if code in _SHORT_OF_MEMORY:
+        text = f"it had been given offset {off} of chunk {chunk}" if code == L.REASON_POPULATE else _SLEEPING
+        return _SHORT_OF_MEMORY[code], text
     if has_place:
         return "no populated page: there is room, but in pages that are not populated", place
     return (

@@ -20,6 +20,7 @@ from ..engine import Engine
 from ..events import Int64s
 from ..geometry import Geometry
 from ..units import PAGE_SIZE, round_up
+from .allocators import ALLOCATORS
 from .start import ChunkStart, chunk_starts
 from .tape import Tape
 
@@ -29,18 +30,21 @@ _HEAD_WORDS = 4  # of a list head
 
 
 def exercise(module: ModuleType) -> None:
-    """Call every entry of the compiled replay once, on a tape that is thrown away, so that numba compiles it."""
-    machine = Machine(Geometry.simple(), _empty_tape(), jit="off")
+    """Call a compiled replay once, on a tape that is thrown away, so that numba compiles it."""
+    name = next(name for name, one in ALLOCATORS.items() if module.__name__.endswith(_module_name(one.REPLAY)))
+    machine = Machine(Geometry.simple(), _empty_tape(), name, jit="off")
     machine.use(module)
-    machine.forward(0, 0)
     machine.run(0, 0)
-    machine.probe(0, 0, 0)
+
+
+def _module_name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
 
 
 def _empty_tape() -> Tape:
     none = np.zeros(0, np.int64)
     return Tape(0, 0, np.zeros((R.NR_TAPE_COLUMNS, 1), np.int64), np.zeros(1, np.int64), none, none, none.astype(bool),
-                none, 0, np.zeros(1, bool), -1, -1, True, True, 1, 1)  # fmt: skip
+                none, 0, np.zeros(1, bool), -1, -1, True, True, 1, 1, 4)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +55,7 @@ class Snapshot:
     g: Int64s
     heads: Int64s
     chunk: Int64s
-    map: Int64s
+    map: np.ndarray
     order: Int64s
     handles: Int64s
     reg: Int64s
@@ -63,16 +67,18 @@ class Snapshot:
 
 
 class Machine:
-    """An engine of v6.12 that follows a tape.
+    """An engine that follows a tape.
 
     Args:
         geometry: of the recorded kernel.
         tape: what to follow.
+        kernel: the name of the engine, one of ALLOCATORS.
         jit: a policy of compiled.py.
     """
 
-    def __init__(self, geometry: Geometry, tape: Tape, jit: str | None = None) -> None:
-        self.engine = Engine(geometry, kernel="v6.12-bitmap", jit="off", history=False, ring_capacity=1)
+    def __init__(self, geometry: Geometry, tape: Tape, kernel: str, jit: str | None = None) -> None:
+        self.allocator = ALLOCATORS[kernel]
+        self.engine = Engine(geometry, kernel=kernel, jit="off", history=False, ring_capacity=1)
         self.tape = tape
         self.found = np.zeros((R.NR_FOUND_COLUMNS, len(tape.marks)), np.int64)
         self.found[R.FOUND_CHUNK] = L.NO_CHUNK
@@ -83,11 +89,11 @@ class Machine:
         self.steps = 0
         self._nr_rows = tape.peak_chunks() + 8
         self._make_room(int(tape.is_created.sum()) + 8)
-        self._module: ModuleType = R
+        self._module: ModuleType = self.allocator.REPLAY
         self._policy = compiled.policy(jit)
-        self.use(R)
+        self.use(self._module)
         g = self.engine.g
-        g[L.EVENT_MASK] = 0
+        g[L.EVENT_MASK] = g[L.WARN_LIMIT] = 0  # nothing is written of what is done again
         g[L.ASYNC_ENABLED] = not tape.from_boot
         self.starts = {start.chunk: start for start in chunk_starts(tape, geometry.info.unit_size)}
 
@@ -113,10 +119,10 @@ class Machine:
                 self._create(chunk)
         if tape.first < 0 and not tape.from_boot:
             self.handles[-1] = engine.handle(0)
-            tape.add(R.ROW_IN_USE, tape.nr_chunks, *self._served(self.handles[-1]))
+            tape.add(R.ROW_IN_USE, tape.nr_chunks, *self.allocator.served(self.engine, self.handles[-1]))
         before = self.snapshot()
         for start in self.starts.values():
-            if start.chunk != tape.first or not tape.has_early:
+            if not tape.is_known_at_start(start.chunk):
                 self._settle(start)
         self.run_rows(list(range(tape.nr_rows, tape.used)))
         return before
@@ -129,7 +135,7 @@ class Machine:
         """Write the rows that put in use what was so at the start."""
         tape = self.tape
         c = self.handles[start.chunk]
-        low, length = self._served(c) if c else (0, self.engine.scalar(L.UNIT_SIZE))
+        low, length = self.allocator.served(self.engine, c) if c else (0, self.engine.scalar(L.UNIT_SIZE))
         high = low + length
         if not c and start.limit:
             tape.add(R.ROW_POPULATE, start.chunk, 0, round_up(start.limit, PAGE_SIZE))
@@ -138,12 +144,6 @@ class Machine:
             if begin < end:
                 tape.add(R.ROW_IN_USE, start.chunk, begin, end - begin)
 
-    def _served(self, c: int) -> tuple[int, int]:
-        """Give where the part of a chunk begins that requests may get, and its length."""
-        row = self.engine.chunk[c : c + L.END_OFFSET + 1].tolist()
-        low = row[L.START_OFFSET]
-        return low, row[L.NR_PAGES] * PAGE_SIZE - row[L.END_OFFSET] - low
-
     # --- running ---------------------------------------------------------------------
 
     def use(self, module: ModuleType) -> None:
@@ -151,17 +151,18 @@ class Machine:
         self._module = module
         arrays = (*self.engine.arrays(), self.tape.events.reshape(-1), self.tape.marks, self.found.reshape(-1),
                   self.handles, self.reg)  # fmt: skip
-        self._is_plain = module is R
+        self._is_plain = module is self.allocator.REPLAY
         self._arrays: tuple[Any, ...] = tuple(memoryview(a) for a in arrays) if self._is_plain else arrays
         self._set_script()
 
     def _set_script(self) -> None:
         self._script: Any = memoryview(self.script) if self._is_plain else self.script
+        self._hits_as_run: Any = memoryview(self._hits) if self._is_plain else self._hits
 
     def change_over(self) -> None:
         """Change to the compiled functions as soon as they are there."""
         if self._is_plain and self._policy != "off":
-            module = compiled.request("replay", wait=self._policy == "wait")
+            module = compiled.request(_module_name(self.allocator.REPLAY), wait=self._policy == "wait")
             if module is not None:
                 self.use(module)
 
@@ -182,30 +183,32 @@ class Machine:
     def forward(self, row: int, stop: int) -> int:
         """Replay rows of the tape and write them into the script -> the row it stopped at."""
         self.steps += stop - row
-        return int(self._module.replay_forward(*self._arrays, self._script, row, stop))
+        return self._replay(row, stop, R.RUN_FORWARD)
 
     def run(self, start: int, stop: int) -> bool:
         """Replay a part of the script -> whether all of it agreed."""
         self.steps += stop - start
-        return int(self._module.replay_script(*self._arrays, self._script, start, stop)) == stop
+        return self._replay(start, stop, R.RUN_SCRIPT) == stop
+
+    def _replay(self, start: int, stop: int, row: int) -> int:
+        return int(self._module.replay(*self._arrays, self._script, start, stop, row, self._hits_as_run))
 
     def run_rows(self, rows: list[int]) -> bool:
         """Replay rows that are not in the script yet, and add them to it -> whether all of them agreed."""
         pos = self.pos
         self.script[pos : pos + len(rows)] = rows
         self.steps += len(rows)
-        done = int(self._module.replay_script(*self._arrays, self._script, pos, pos + len(rows)))
-        self.pos = done
+        self.pos = done = self._replay(pos, pos + len(rows), R.RUN_SCRIPT)
         return done == pos + len(rows)
 
     def probe(self, start: int, stop: int, row: int) -> Int64s:
         """Replay a part of the script -> 1 for each place from start to stop before which `row` would agree."""
         if len(self._hits) < stop - start + 1:
             self._hits = np.zeros(2 * (stop - start + 1), np.int64)
+            self._set_script()
         self._hits[:] = 0
         self.steps += 2 * (stop - start)
-        hits: Any = memoryview(self._hits) if self._is_plain else self._hits
-        self._module.replay_probe(*self._arrays, self._script, start, stop, row, hits)
+        self._replay(start, stop, row)
         return self._hits[: stop - start + 1].copy()
 
     # --- going back --------------------------------------------------------------------
@@ -215,12 +218,14 @@ class Machine:
         engine = self.engine
         words, stride = engine.scalar(L.ROW_WORDS), engine.scalar(L.MAP_STRIDE)
         nr_heads = L.NR_LIST_HEADS * words
+        rows = engine.chunk[nr_heads : nr_heads + self._nr_rows * words].copy()
+        nr_words = self.allocator.map_words(engine, rows.reshape(-1, words))
         return Snapshot(
             self.pos,
             engine.g.copy(),
             engine.chunk[:nr_heads].reshape(-1, words)[:, :_HEAD_WORDS].copy(),
-            engine.chunk[nr_heads : nr_heads + self._nr_rows * words].copy(),
-            engine.map[: self._nr_rows * stride].copy(),
+            rows,
+            engine.map[: self._nr_rows * stride].reshape(-1, stride)[:, :nr_words].copy(),
             engine.order[: engine.scalar(L.NR_ORDER) + 1].copy(),
             self.handles.copy(),
             self.reg.copy(),
@@ -234,7 +239,9 @@ class Machine:
         engine.g[:] = snapshot.g
         engine.chunk[:nr_heads].reshape(-1, words)[:, :_HEAD_WORDS] = snapshot.heads
         engine.chunk[nr_heads : nr_heads + len(snapshot.chunk)] = snapshot.chunk
-        engine.map[: len(snapshot.map)] = snapshot.map
+        nr_rows, nr_words = snapshot.map.shape
+        stride = engine.scalar(L.MAP_STRIDE)
+        engine.map[: nr_rows * stride].reshape(-1, stride)[:, :nr_words] = snapshot.map
         engine.order[: len(snapshot.order)] = snapshot.order
         self.handles[:] = snapshot.handles
         self.reg[:] = snapshot.reg

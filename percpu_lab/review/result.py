@@ -103,7 +103,7 @@ class Review:
         """Name the engine that decided, or the kernel if none did."""
         kernel = self.recording.kernel
         if self.is_reviewed:
-            return "v6.12-bitmap"
+            return self._replayed.machine.engine.model.name
         return kernel.name if kernel else "unknown"
 
     @cached_property

@@ -10,6 +10,7 @@ order of the file is not the order of the decisions. Where the model disagrees w
     populated   an atomic request: the pages of its place had been populated, or those passed over had not
     parked      the chunk that was passed over had been parked in slot 0
     isolated    the chunk that was passed over had been taken out of use, or the one used had not (after a reclaim)
+    extended    an atomic request: the area map of its chunk had been made longer, or that passed over had not
     forced      none of these: the row is followed, and counts as not explained
 
 Each attempt is verified: every row between the place of a move and the present must agree as well. An attempt that
@@ -28,8 +29,6 @@ from ..core import layout as L
 from ..core import replay as R
 from .causes import BALANCE, EARLIER, FORCED, LATER, LEARNED
 from .machine import Machine, Snapshot
-from .mend import mend
-from .start import GRANULE, NEVER
 from .tape import NO_TASK
 
 __all__ = ["Search"]
@@ -203,7 +202,7 @@ class Search:
         """Put right what the model cannot know: pages after a reclaim, and which chunks are out of use."""
         cause = 0
         for _ in range(_MOST_MENDED):
-            what = mend(self, row)
+            what = self.machine.allocator.mend(self, row)
             if what is None:
                 return 0
             cause = cause or what[0]
@@ -230,10 +229,10 @@ class Search:
         if row >= tape.first_loss:
             return R.ROW_IN_USE, chunk, off, size
         start = machine.starts.get(chunk)
-        if start is None or (chunk == tape.first and tape.has_early):
+        if start is None or tape.is_known_at_start(chunk):
             return None
-        unknown = np.flatnonzero(start.given[off // GRANULE : (off + size) // GRANULE] == NEVER)
-        return (R.ROW_IN_USE, chunk, off + int(unknown[0]) * GRANULE, GRANULE) if len(unknown) else None
+        unknown = start.unknown(off, size)
+        return (R.ROW_IN_USE, chunk, unknown, start.granule) if unknown >= 0 else None
 
     def _agrees_now(self, row: int) -> bool:
         return self.machine.run_rows([row])

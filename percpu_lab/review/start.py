@@ -19,10 +19,10 @@ from ..core import layout as L
 from ..events import Int64s
 from .tape import Tape
 
-__all__ = ["GRANULE", "NEVER", "ChunkStart", "chunk_starts"]
+__all__ = ["NEVER", "ChunkStart", "chunk_starts"]
 
-GRANULE = 4
 NEVER = 1 << 62
+_SMALL = 4  # bytes; the area map never hands less out by itself: it belongs to a neighbour
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,15 +31,22 @@ class ChunkStart:
 
     Args:
         chunk: its number.
+        granule: bytes that sizes are rounded up to.
         given: for each granule the first row that hands it out; NEVER if none does.
         limit: bytes up to the end of the last touched granule.
         in_use: (off, size) of what was in use at the start, in bytes.
     """
 
     chunk: int
+    granule: int
     given: Int64s
     limit: int
     in_use: tuple[tuple[int, int], ...]
+
+    def unknown(self, off: int, size: int) -> int:
+        """Find the first byte of a place that is never handed out; -1 if all of it is."""
+        found = np.flatnonzero(self.given[off // self.granule : (off + size) // self.granule] == NEVER)
+        return off + int(found[0]) * self.granule if len(found) else -1
 
 
 def chunk_starts(tape: Tape, nr_bytes: int) -> Iterator[ChunkStart]:
@@ -53,18 +60,19 @@ def chunk_starts(tape: Tape, nr_bytes: int) -> Iterator[ChunkStart]:
         kind, number, off, size = tape.events[:4, : tape.nr_rows]
         rows = np.flatnonzero((number == chunk) & ((kind == L.EVENT_ALLOC) | (kind == L.EVENT_FREE)))
         rows = rows[(off[rows] >= 0) & (off[rows] + size[rows] <= nr_bytes)]
-        yield _start(tape, chunk, rows, nr_bytes // GRANULE)
+        yield _start(tape, chunk, rows, nr_bytes // tape.granule)
 
 
 def _start(tape: Tape, chunk: int, rows: Int64s, nr_bits: int) -> ChunkStart:
+    granule = tape.granule
     given = np.full(nr_bits, NEVER, np.int64)
     orphans: dict[int, int] = {}
     live: set[int] = set()
     limit = 0
     for row in rows.tolist():
         kind, _, off, size = tape.events[:4, row].tolist()
-        bit = off // GRANULE
-        end = bit + max(size // GRANULE, 1)
+        bit = off // granule
+        end = bit + max(size // granule, 1)
         if kind == L.EVENT_ALLOC:
             given[bit:end] = np.minimum(given[bit:end], row)
             live.add(bit)
@@ -73,11 +81,13 @@ def _start(tape: Tape, chunk: int, rows: Int64s, nr_bits: int) -> ChunkStart:
         elif given[bit] == NEVER:
             orphans.setdefault(bit, row)
         limit = max(limit, end)
-    return ChunkStart(chunk, given, limit * GRANULE, tuple(_in_use(given, orphans, limit)))
+    in_use = [(start * granule, (end - start) * granule) for start, end in _in_use(given, orphans, limit)]
+    kept = tuple(area for area in in_use if area[1] >= _SMALL or area[0] // granule in orphans)
+    return ChunkStart(chunk, granule, given, limit * granule, kept)
 
 
 def _in_use(given: Int64s, orphans: dict[int, int], limit: int) -> Iterator[tuple[int, int]]:
-    """List the areas that were in use: what is freed without having been allocated, and what is never handed out."""
+    """List the stretches that were in use: what is freed without having been allocated, what is never handed out."""
     in_use = given[:limit] == NEVER
     owner = np.zeros(limit, np.int64)  # which area a granule in use belongs to; 0: somebody's for ever
     for number, bit in enumerate(sorted(orphans), 1):
@@ -89,7 +99,7 @@ def _in_use(given: Int64s, orphans: dict[int, int], limit: int) -> Iterator[tupl
     edges = np.flatnonzero(_edges(in_use, owner))
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if in_use[start]:
-            yield start * GRANULE, (end - start) * GRANULE
+            yield start, end
 
 
 def _edges(in_use: np.ndarray, owner: Int64s) -> np.ndarray:

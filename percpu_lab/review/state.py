@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from ..core import layout as L
-from ..core import replay as R
 from ..engine import Engine
 from .machine import Machine
 
@@ -20,9 +17,9 @@ def engine_at(machine: Machine) -> Engine:
     The ops of the engine go on from the length of the script; an area bears the place of its allocation in it.
     """
     source = machine.engine
-    engine = Engine(source.geometry, kernel="v6.12-bitmap", jit="off", history=False)
+    engine = Engine(source.geometry, kernel=source.model.name, jit="off", history=False)
     g = source.g.copy()
-    for word in (L.RING_CAPACITY, L.NEXT_SAMPLE):
+    for word in (L.RING_CAPACITY, L.NEXT_SAMPLE, L.WARN_LIMIT):
         g[word] = engine.g[word]
     g[L.EVENT_MASK] = (1 << L.NR_EVENTS) - 1
     g[L.NOW] = machine.pos
@@ -39,16 +36,11 @@ def _note_births(engine: Engine, machine: Machine) -> None:
     number = {int(c): k for k, c in enumerate(machine.handles.tolist()) if c}
     for chunk in [*engine.chunks(), *filter(None, [engine.reserved_chunk()])]:
         at = int(engine.chunk[chunk.handle + L.BIRTH])
-        bounds = chunk.bound_map
-        nr_areas = 0
-        for start, end in chunk.alloc_map.tolist():
-            cuts = [start, *bounds[(bounds > start) & (bounds < end)].tolist(), end]
-            for bit, stop in pairwise(cuts):
-                if chunk.start_offset <= 4 * bit < (chunk.nr_pages << 12) - chunk.end_offset:
-                    op = born.get((number.get(chunk.handle, -1), 4 * bit), 0)
-                    nr_areas += 1
-                    engine.birth[at + 2 * bit] = op << 16 | min(4 * (stop - bit), 0xFFFF)
-        _count_areas(engine, chunk.handle, nr_areas)
+        areas = machine.allocator.areas(chunk)
+        for off, size in areas:
+            op, asked = born.get((number.get(chunk.handle, -1), off), (0, size))
+            engine.birth[at + off // 2] = op << 16 | min(asked, 0xFFFF)
+        _count_areas(engine, chunk.handle, len(areas))
 
 
 def _count_areas(engine: Engine, c: int, nr_areas: int) -> None:
@@ -60,9 +52,10 @@ def _count_areas(engine: Engine, c: int, nr_areas: int) -> None:
     engine.g[L.NR_MAX_ALLOC] = max(engine.g[L.NR_MAX_ALLOC], engine.g[L.NR_CUR_ALLOC])
 
 
-def _births(machine: Machine) -> dict[tuple[int, int], int]:
-    """Find the place of the last allocation at each place of each chunk."""
+def _births(machine: Machine) -> dict[tuple[int, int], tuple[int, int]]:
+    """Find the last allocation at each place of each chunk: its place in the script, and its size."""
     tape, script = machine.tape, machine.script[: machine.pos]
-    kind, chunk, off = (tape.events[column, script] for column in (R.TAPE_EVENT, R.TAPE_CHUNK, R.TAPE_OFF))
+    kind, chunk, off, size = tape.events[:4, script]
     at = np.flatnonzero(kind == L.EVENT_ALLOC)
-    return dict(zip(zip(chunk[at].tolist(), off[at].tolist(), strict=True), at.tolist(), strict=True))
+    places = zip(chunk[at].tolist(), off[at].tolist(), strict=True)
+    return dict(zip(places, zip(at.tolist(), size[at].tolist(), strict=True), strict=True))

@@ -4,7 +4,11 @@
     0 .. e-1    | e .. e+n-1          | e+n ..                              row of the trace = row of the tape - e
 
 A chunk is one number from its creation to its destruction. Of those without a create event, which were there before
-the first row, one is the first chunk, and one perhaps the reserved chunk.
+the first row, one is the first chunk, and one perhaps the reserved chunk. In v4.13 the two have one base address;
+offsets tell them apart.
+
+The events of a simulated run bear the number of their op. Its ops are done one after the other by one task, and a
+number that is missing is that of an op without an event: there, and only there, the balance work may have run.
 """
 
 from __future__ import annotations
@@ -14,17 +18,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..columns import Unit
 from ..core import layout as L
 from ..core import replay as R
 from ..events import Bools, Int64s
 from ..geometry import Geometry
+from ..rebuild.space import Space
 from ..traces.recorded import RecordedTrace
 from ..traces.recording import Recording
-from ..units import PAGE_SIZE, round_up
+from .logged import logged_reasons
 
 __all__ = ["NO_TASK", "Tape"]
 
 NO_TASK = -(1 << 40)
+_THE_TASK = 1  # of a simulated run
+_SIMULATED = "golden"  # the layout whose events bear numbers of ops
 _IRQ_MARKS = "hHsSzZ"
 _WINDOW_SECONDS = 0.25
 _SPARE_ROWS = 4096
@@ -55,6 +63,7 @@ class Tape:
         from_boot: the first row is one of the first calls of that kernel.
         first_loss: row before which events were lost for the first time; behind the last if none were.
         used: rows in use.
+        granule: bytes that sizes are rounded up to.
     """
 
     nr_early: int
@@ -73,11 +82,16 @@ class Tape:
     from_boot: bool
     first_loss: int
     used: int
+    granule: int
 
     @property
     def nr_chunks(self) -> int:
         """Count the chunks that are named."""
         return len(self.is_created)
+
+    def is_known_at_start(self, chunk: int) -> bool:
+        """Tell whether a chunk held nothing before the first row: one of the boot, where no call is missing."""
+        return self.has_early and chunk in (self.first, self.reserved)
 
     def column(self, name: int) -> Int64s:
         """Give a column of the recorded rows."""
@@ -101,7 +115,7 @@ class Tape:
             geometry: tells the first chunk from others.
             until: leave the trace out from this row on.
         """
-        trace = recording.trace
+        trace, kernel = recording.trace, recording.kernel or geometry.kernel
         nr_trace = len(trace) if until is None else min(max(until, 0), len(trace))
         parts = [(trace, nr_trace)]
         if recording.early is not None:
@@ -115,44 +129,68 @@ class Tape:
             events[column, :rows] = _joined(parts, name)
         events[R.TAPE_CHUNK, :rows] = np.maximum(chunk, 0)
         events[R.TAPE_FLAGS] &= L.FLAG_RESERVED | L.FLAG_ATOMIC
+        is_boot = _is_boot(events[R.TAPE_EVENT, :rows], _joined(parts, "op"))
+        events[R.TAPE_EVENT, :rows][is_boot] = R.ROW_BOOT
+        is_whole = recording.early is not None or bool(is_boot.any())
+        ops = _ops(trace, nr_trace) if trace.layout == _SIMULATED else None
         is_created = np.zeros(int(chunk.max(initial=-1)) + 1, bool)
         is_created[chunk[events[R.TAPE_EVENT, :rows] == L.EVENT_CREATE]] = True
         cpu, pid = _joined(parts, "cpu"), _joined(parts, "pid")
         is_irq = np.array([_is_irq(text) for part, count in parts for text in part.context[:count].tolist()], bool)
         who = np.where(is_irq | (pid == 0), np.where(cpu < 0, NO_TASK, -2 - cpu), np.where(pid < 0, NO_TASK, pid))
+        if ops is not None:
+            who[:] = _THE_TASK
         digits = trace.time_digits
         tape = cls(
             nr_early=nr_early, nr_rows=rows, events=events, marks=np.zeros(events.shape[1], np.int64), who=who, cpu=cpu,
             is_irq=is_irq, time=_joined(parts, "time"), window=int(_WINDOW_SECONDS * 10**digits) if digits else 0,
             is_created=is_created, first=-1, reserved=-1, used=rows,
-            has_early=recording.early is not None,
-            from_boot=recording.early is not None or _begins_at_boot(pid),
+            has_early=is_whole,
+            from_boot=is_whole or _begins_at_boot(pid),
             first_loss=nr_early + min((loss.row for loss in trace.losses if loss.row), default=rows),
+            granule=kernel.least_size,
         )  # fmt: skip
-        tape._find_boot_chunks(geometry)
-        tape._name_creators(pid)
+        tape._find_boot_chunks(Space.of(Unit.of(geometry.info), kernel))
+        tape.marks[:rows][is_boot] |= R.MARK_ASYNC
+        tape._note_reasons(recording)
         second = 10**digits if digits else 0
-        tape._join_destructions(second)
-        tape._find_time_for_work(second)
+        if ops is None:
+            tape._name_creators(pid)
+            tape._join_destructions(second)
+            tape._find_time_for_work(second)
+        else:
+            _Ops(tape, ops, recording).lay_out()
         tape._enable_async(pid)
         return tape
 
-    def _find_boot_chunks(self, geometry: Geometry) -> None:
+    def _find_boot_chunks(self, space: Space) -> None:
         """Find the reserved chunk by its requests, and the first chunk by where its areas can lie."""
-        info = geometry.info
-        start = round_up(info.static_size, 4) + info.reserved_size
-        end = start % PAGE_SIZE + info.dyn_size
         kind, chunk, off, size, _, flags = self.events[:6, : self.nr_rows]
+        is_shared = space.shares_base and space.reserved[1] > 0
+        low, high = min(space.first[0], space.reserved[0]) if is_shared else space.first[0], space.first[1]
         best = 0
         for number in np.flatnonzero(~self.is_created).tolist():
             mine = (chunk == number) & ((kind == L.EVENT_ALLOC) | (kind == L.EVENT_FREE))
             allocs = mine & (kind == L.EVENT_ALLOC)
-            if info.reserved_size and allocs.any() and (flags[allocs] & L.FLAG_RESERVED).all():
+            is_reserved = allocs.any() and (flags[allocs] & L.FLAG_RESERVED).all()
+            if space.reserved[1] and not is_shared and is_reserved:
                 self.reserved = number
                 continue
-            fits = mine & (off >= start % PAGE_SIZE) & (off + size <= end)
+            fits = mine & (off >= low) & (off + size <= high)
             if fits.sum() > max(best, _MOST_STRAY * mine.sum()):
                 self.first, best = number, int(fits.sum())
+        if is_shared and self.first >= 0:
+            self.reserved = self.nr_chunks
+            self.is_created = np.append(self.is_created, False)
+            chunk[(chunk == self.first) & (kind <= L.EVENT_FREE) & (off < space.first[0])] = self.reserved
+
+    def _note_reasons(self, recording: Recording) -> None:
+        """Let each failure bear the reason that the kernel log gives."""
+        off = self.events[R.TAPE_OFF, : self.nr_rows]
+        off[self.column(R.TAPE_EVENT) == L.EVENT_FAIL] = L.REASON_NONE
+        for row, reason in logged_reasons(recording).items():
+            if reason in L.REASONS and row + self.nr_early < self.nr_rows:
+                off[row + self.nr_early] = L.REASONS.index(reason)
 
     def _name_creators(self, pid: Int64s) -> None:
         """Let each creation bear the request that needed it: the next one of its task, in that chunk.
@@ -217,8 +255,58 @@ class Tape:
         return int((~self.is_created).sum() + change.cumsum().max(initial=0))
 
 
+class _Ops:
+    """The rows of a simulated run, told by the numbers of their ops.
+
+    op    11 alloc   12 -       13 free   14 destroy, destroy, create      12 had no event: it may have been the work
+    """
+
+    def __init__(self, tape: Tape, ops: Int64s, recording: Recording) -> None:
+        self._tape, self._ops = tape, ops
+        self._kind = tape.column(R.TAPE_EVENT)
+        last = max(ops[-1] + 1, *recording.quiet_ops) if len(ops) else 0
+        self._nr_idle = np.diff(ops, append=last + 1) - 1
+        quiet = np.searchsorted(ops, recording.quiet_ops) - 1
+        np.subtract.at(self._nr_idle, quiet[quiet >= 0], 1)
+
+    def lay_out(self) -> None:
+        """Name what needed each chunk, join destructions of one op, and find where the work may have run."""
+        events, rows = self._tape.events, self._tape.nr_rows
+        request = np.isin(self._kind, (L.EVENT_ALLOC, L.EVENT_FAIL))
+        created = self._kind == L.EVENT_CREATE
+        events[R.TAPE_SIZE, :rows][created] = 0
+        follows = np.append(self._ops[1:] == self._ops[:-1], False)
+        for row in np.flatnonzero(created & follows & np.append(request[1:], False)).tolist():
+            events[R.TAPE_SIZE : R.TAPE_FLAGS + 1, row] = events[R.TAPE_SIZE : R.TAPE_FLAGS + 1, row + 1]
+        destroyed = self._kind == L.EVENT_DESTROY
+        is_last = destroyed & ~(follows & np.append(destroyed[1:], False))
+        events[R.TAPE_SIZE, :rows][destroyed] = ~is_last[destroyed]
+        by_work = destroyed | (created & (events[R.TAPE_SIZE, :rows] == 0))
+        begins = by_work & ~np.append(False, follows[:-1])
+        self._find_time_for_work(is_last, begins)
+
+    def _find_time_for_work(self, is_last: Bools, begins: Bools) -> None:
+        """Find for each row the next one behind which the work may run: not before chunks that it destroys first."""
+        events, rows = self._tape.events, self._tape.nr_rows
+        destroys = begins & (self._kind == L.EVENT_DESTROY)
+        may_run = (self._nr_idle > 0) | is_last | np.append((begins & ~destroys)[1:], False)
+        every, last = np.arange(rows), np.append(np.flatnonzero(may_run), rows)
+        events[R.TAPE_DUE, :rows] = last[np.searchsorted(last[:-1], every)]
+        last = np.append(np.flatnonzero(is_last), rows)
+        events[R.TAPE_DESTROYED, :rows] = last[np.searchsorted(last[:-1], every)]
+
+
 def _joined(parts: Sequence[tuple[RecordedTrace, int]], name: str) -> Int64s:
     return np.concatenate([np.asarray(getattr(part, name)[:count], np.int64) for part, count in parts])
+
+
+def _is_boot(kind: Int64s, op: Int64s) -> Bools:
+    """Tell which events are of the boot: nothing came before."""
+    return np.asarray((kind == L.EVENT_CREATE) & (op < 0))
+
+
+def _ops(trace: RecordedTrace, length: int) -> Int64s:
+    return np.asarray(trace.op[:length])
 
 
 def _is_irq(context: str) -> bool:
@@ -236,8 +324,9 @@ def _chunks(parts: Sequence[tuple[RecordedTrace, int]]) -> Int64s:
     result: list[int] = []
     count = 0
     for part, length in parts:
-        for event, base in zip(part.event[:length].tolist(), part.base_addr[:length].tolist(), strict=True):
-            if event == L.EVENT_FAIL:
+        columns = (part.event, part.base_addr, part.op)
+        for event, base, op in zip(*(column[:length].tolist() for column in columns), strict=True):
+            if event == L.EVENT_FAIL or (event == L.EVENT_CREATE and op < 0):
                 result.append(-1)
                 continue
             if event == L.EVENT_CREATE or base not in number:

@@ -7,6 +7,7 @@
     uname.txt, dmesg.txt, cpucount.txt     the machine
     stats/NNN-name.txt, snap/NNN-name.txt  readings of percpu_stats, and of meminfo and vmallocinfo
     percpu_stats.txt                       readings whose moment is not known
+    case.json, stats.txt, printk.txt       of a simulated run: the machine, readings, the log
 
 Each may end in .gz, and each may be missing. What cannot be read is listed, and the rest is used.
 """

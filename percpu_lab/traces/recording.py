@@ -5,6 +5,8 @@
     percpu_early.txt           early      calls before the first event, with the identities of the trace
     ringbuffer-stats.txt       oddities   events that the ring lost
     uname.txt, dmesg.txt       release, kernel, geometry, dmesg
+    case.json, printk.txt,     the same of a simulated run
+    stats.txt
     stats/NNN-name.txt         stats      percpu_stats, and between which events it was read
     snap/NNN-name.txt          proc       meminfo and vmallocinfo, likewise
 
@@ -39,6 +41,7 @@ from .given import Given
 from .proc import ProcFile, VmallocArea, read_proc, read_ring_loss
 from .read import MAX_EVENTS, read_trace
 from .recorded import Marker, RecordedTrace
+from .simulated import geometry_of_case, kernel_of_events, log_text, op_of_title, quiet_ops, rows_of_op
 
 __all__ = ["CHOSEN_ADDRESSES", "ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
 
@@ -46,6 +49,7 @@ Rows = tuple[int, int]
 CHOSEN_ADDRESSES = "addresses of chunks: the kernel keeps them to itself"  # assumed of every recording
 _INPUT = Path("-")
 _LOGS = ("dmesg.txt", "dmesg.log", "dmesg")
+_SIMULATED_LOG, _READINGS = "printk.txt", "stats.txt"
 _MARKER = re.compile(r"(STATS|SNAP)_(BEGIN|END) (\d{1,9})(?: (.*))?")
 _64_BIT = ("x86_64", "aarch64", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64", "alpha", "sparc64", "mips64")
 
@@ -105,6 +109,7 @@ class Recording:
         pointer_bytes: size of a pointer, 4 or 8; None if nothing tells.
         accounts_memcg: bytes_alloc has the bytes for accounting in it; None if the events do not say, or contradict
             each other.
+        quiet_ops: ops of a simulated run that left the allocator alone: readings, and requests it refused.
         assumptions: what was chosen for want of knowledge.
         oddities: what is missing, damaged or strange, with file and line.
     """
@@ -121,6 +126,7 @@ class Recording:
     proc: tuple[ProcReading, ...] = ()
     pointer_bytes: int | None = None
     accounts_memcg: bool | None = None
+    quiet_ops: tuple[int, ...] = ()
     assumptions: tuple[str, ...] = ()
     oddities: tuple[Remark, ...] = ()
 
@@ -201,15 +207,17 @@ class _Reader:
         folder = self._folder
         trace = self._trace()
         rows = _marker_rows(trace.markers)
-        log_path, log = folder.find(*_LOGS), folder.text(*_LOGS)
-        dmesg = read_dmesg(log) if log is not None else None
+        log_path, dmesg = self._log()
         uname = (folder.text("uname.txt") or "").split()
+        case = geometry_of_case(folder)
         release = self._given.release or (uname[2] if len(uname) > 2 else dmesg.release if dmesg else None)
+        release = release or self._simulated_release(case, trace)
         kernel = kernel_for_release(release) if release else None
         if kernel is None and (release or not folder.is_alone):
             folder.remark("uname.txt", "missing", _unknown_release(release))
-        stats, proc = tuple(_stats_readings(folder, rows)), tuple(_proc_readings(folder, rows))
-        geometry = self._geometry(dmesg, stats, kernel)
+        stats = (*_stats_readings(folder, rows), *_simulated_readings(folder, trace))
+        proc = tuple(_proc_readings(folder, rows))
+        geometry = self._geometry(dmesg, stats, kernel, case)
         nr_cpus = geometry.info.nr_cpus if geometry else self._nr_cpus()
         pointer_bytes = _pointer_bytes(uname) or trace.pointer_bytes
         pointer_bytes, accounts_memcg = self._accounting(trace, nr_cpus, pointer_bytes)
@@ -229,9 +237,25 @@ class _Reader:
             proc=proc,
             pointer_bytes=pointer_bytes,
             accounts_memcg=accounts_memcg,
+            quiet_ops=quiet_ops(folder, trace, [reading.number for reading in stats]),
             assumptions=tuple(self._assumptions),
             oddities=tuple(folder.remarks),
         )
+
+    def _log(self) -> tuple[Path | None, Dmesg | None]:
+        """Read the kernel log, or that of a simulated run."""
+        path = self._folder.find(*_LOGS, _SIMULATED_LOG)
+        text = self._folder.read(path) if path is not None else None
+        if path is None or text is None:
+            return path, None
+        return path, read_dmesg(log_text(text) if path.name.startswith(_SIMULATED_LOG) else text)
+
+    def _simulated_release(self, case: Geometry | None, trace: RecordedTrace) -> str | None:
+        """Give the release that was simulated."""
+        kernel = case.kernel if case is not None else kernel_of_events(trace)
+        if kernel is not None and case is None:
+            self._assumptions.append(f"the kernel is {kernel.release}: the fields of its events tell")
+        return kernel.release.removeprefix("v") if kernel is not None else None
 
     def _trace(self) -> RecordedTrace:
         path, plain_path = self._folder.trace()
@@ -298,10 +322,13 @@ class _Reader:
             self._folder.remark(path, "identities", problem)
         return early
 
-    def _geometry(self, dmesg: Dmesg | None, stats: tuple[StatsReading, ...],
-                  kernel: KernelVersion | None) -> Geometry | None:  # fmt: skip
-        """Work the geometry out from what was given, from the log, or from percpu_stats and the count of CPUs."""
-        info = self._info_as_given() or self._info_from_log(dmesg) or self._info_from_stats(stats)
+    def _geometry(self, dmesg: Dmesg | None, stats: tuple[StatsReading, ...], kernel: KernelVersion | None,
+                  case: Geometry | None) -> Geometry | None:  # fmt: skip
+        """Work the geometry out from what was given, a case, the log, or percpu_stats and the count of CPUs."""
+        info = self._info_as_given()
+        if info is None and case is not None and case.kernel == kernel:
+            return case
+        info = info or self._info_from_log(dmesg) or self._info_from_stats(stats)
         if info is None:
             if not self._folder.is_alone:
                 self._folder.remark("dmesg.txt", "missing", "nothing tells the layout of per-CPU memory")
@@ -430,6 +457,15 @@ def _stats_readings(folder: Folder, rows: dict[tuple[str, int], Rows]) -> Iterat
     if path and loose:
         for number, found in enumerate(_stats_texts(folder, path, loose)):
             yield StatsReading(found.title or path.name, number, found.stats, None, path.name)
+
+
+def _simulated_readings(folder: Folder, trace: RecordedTrace) -> Iterator[StatsReading]:
+    path, text = folder.find(_READINGS), folder.text(_READINGS)
+    for found in _stats_texts(folder, path, text) if path and text else ():
+        op = op_of_title(trace, found.title)
+        if path and op is not None:
+            name = f"{path.name} {found.title}"
+            yield StatsReading(name, op, found.stats, rows_of_op(trace, op), name)
 
 
 def _stats_texts(folder: Folder, path: Path, text: str) -> tuple[StatsText, ...]:

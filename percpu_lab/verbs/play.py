@@ -83,7 +83,8 @@ def _warm(args: argparse.Namespace) -> int:
         return OK
     from ..models import MODELS
 
-    modules = {model.name: model.module_name for model in MODELS.values()} | {"review": "replay"}
+    modules = {model.name: model.module_name for model in MODELS.values()}
+    modules |= {f"review of {model.name}": f"replay_{model.module_name}" for model in MODELS.values()}
     for name, module_name in modules.items():
         started = perf_counter()
         module = compiled.request(module_name, wait=True)

@@ -1,4 +1,4 @@
-"""What leaves no event and the model cannot know for certain, told by what was decided.
+"""What a review knows of the bitmap of v6.12: its chunks read, its decisions opened, what it cannot know mended.
 
 Once pages were given back, it is not certain which pages are populated and which chunks are out of use: both depend on
 when the balance work ran. A decision that needs them otherwise tells how they were.
@@ -6,23 +6,104 @@ when the balance work ran. A decision that needs them otherwise tells how they w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from ..core import layout as L
 from ..core import replay as R
-from ..core.bitmap import PCPU_BITMAP_BLOCK_BITS, PCPU_SLOT_FAIL_THRESHOLD, pcpu_chunk_slot
+from ..core import replay_bitmap as REPLAY
+from ..core.bitmap import (
+    PCPU_BITMAP_BLOCK_BITS,
+    PCPU_MIN_ALLOC_SIZE,
+    PCPU_SLOT_FAIL_THRESHOLD,
+    alignment_gap,
+    pcpu_chunk_slot,
+    pcpu_find_block_fit,
+    pcpu_find_zero_area,
+    pcpu_size_to_slot,
+)
 from ..core.state import State
+from ..engine import Engine
+from ..models import BITMAP, BitmapChunkState
 from ..units import PAGE_SIZE
 from .causes import ISOLATED, PARKED, POPULATED
 
 if TYPE_CHECKING:
     from .search import Search
 
-__all__ = ["mend"]
+__all__ = ["MODEL", "REPLAY", "areas", "map_words", "mend", "searched", "served", "try_chunk"]
 
+MODEL = BITMAP
 _END = 1 << 40  # behind every chunk
 
 _Mended = tuple[int, int, int, int, int]  # cause, kind of row, chunk, off, size
+
+
+# --- chunks ----------------------------------------------------------------------
+
+
+def map_words(engine: Engine, rows: Any) -> int:
+    """Give how many words of the map of a chunk are in use at most."""
+    return engine.scalar(L.MAP_STRIDE)
+
+
+def served(engine: Engine, c: int) -> tuple[int, int]:
+    """Give where the part of a chunk begins that requests may get, and its length."""
+    row = engine.chunk[c : c + L.END_OFFSET + 1].tolist()
+    low = row[L.START_OFFSET]
+    return low, row[L.NR_PAGES] * PAGE_SIZE - row[L.END_OFFSET] - low
+
+
+def areas(chunk: BitmapChunkState) -> list[tuple[int, int]]:
+    """List the areas in use as (offset, size)."""
+    bounds, found = chunk.bound_map, []
+    for start, end in chunk.alloc_map.tolist():
+        cuts = [start, *bounds[(bounds > start) & (bounds < end)].tolist(), end]
+        found += [(4 * bit, 4 * (stop - bit)) for bit, stop in pairwise(cuts)]
+    end = (chunk.nr_pages << 12) - chunk.end_offset
+    return [area for area in found if chunk.start_offset <= area[0] < end]
+
+
+# --- decisions ---------------------------------------------------------------------
+
+
+def searched(engine: Engine, size: int) -> tuple[int, int]:
+    """Give the first and the last slot that a request comes to."""
+    return int(pcpu_size_to_slot(_state(engine), size)), engine.scalar(L.NR_SLOTS) - 2
+
+
+def _state(engine: Engine) -> State:
+    return State(*[memoryview(array) for array in engine.arrays()])
+
+
+def try_chunk(s: State, chunk: BitmapChunkState, size: int, align: int, is_atomic: bool) -> tuple[int | None, str]:
+    """Try a chunk as pcpu_find_block_fit and pcpu_alloc_area do."""
+    bits, bit_align = size // PCPU_MIN_ALLOC_SIZE, align // PCPU_MIN_ALLOC_SIZE
+    start = pcpu_find_block_fit(s, chunk.handle, bits, bit_align, is_atomic)
+    if start >= 0:
+        limit = min(start + bits + PCPU_BITMAP_BLOCK_BITS, chunk.chunk_md.nr_bits)
+        bit, _, _ = pcpu_find_zero_area(s.map, s.chunk[chunk.handle + L.MAP], limit, start, bits, bit_align)
+        if bit < limit:
+            off = bit * PCPU_MIN_ALLOC_SIZE
+            return off, f"serves it at offset {off:,}, searched from {start * 4:,}"
+        return None, f"its hints promised room from {start * 4:,} on, but there is none"
+    return None, _refusal(s, chunk, bits, bit_align, is_atomic)
+
+
+def _refusal(s: State, chunk: BitmapChunkState, bits: int, align: int, is_atomic: bool) -> str:
+    md = chunk.chunk_md
+    run = f"its largest known free run, {md.contig_hint * 4:,} bytes at {md.contig_hint_start * 4:,}"
+    gap = alignment_gap(md.contig_hint_start, align)
+    if bits > md.contig_hint:
+        return f"{run}, is too short"
+    if gap + bits > md.contig_hint:
+        return f"{run}, is too short once aligned (contig_hint)"
+    if is_atomic and pcpu_find_block_fit(s, chunk.handle, bits, align, False) >= 0:
+        return "there is room, but in pages that are not populated, and the request is atomic"
+    return "the records of its blocks promise no run that fits"
+
+
+# --- what cannot be known ----------------------------------------------------------
 
 
 def mend(search: Search, row: int) -> _Mended | None:
@@ -77,7 +158,7 @@ def _other_chunk(search: Search, chunk: int, wanted: int) -> _Mended | None:
         return ISOLATED, R.ROW_REINTEGRATE, chunk, 0, 0
     if not passed_over or engine.chunk[passed_over + L.IMMUTABLE]:
         return None
-    slot = int(pcpu_chunk_slot(State(*[memoryview(array) for array in engine.arrays()]), passed_over))
+    slot = int(pcpu_chunk_slot(_state(engine), passed_over))
     if slot < PCPU_SLOT_FAIL_THRESHOLD:
         return PARKED, R.ROW_PARK, wanted, 0, 0
     nr_empty = int(engine.chunk[passed_over + L.CHUNK_NR_EMPTY_POP_PAGES])
