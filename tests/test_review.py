@@ -21,6 +21,7 @@ from percpu_lab.traces.recording import Recording, open_trace
 from percpu_lab.validate_bitmap import validate_bitmap_engine
 
 DATA = Path(__file__).parent / "data" / "real" / "review"
+MADE = Path(__file__).parent / "data" / "made"
 
 # allocations, exact, not explained, readings of percpu_stats equal, of meminfo: each may only get better
 GOLDEN = {
@@ -272,3 +273,16 @@ def test_the_search_is_bounded_when_everything_disagrees() -> None:
 
 def _with_off(trace: object, off: np.ndarray) -> object:
     return with_columns(trace, off=off)  # type: ignore[arg-type]
+
+
+def test_state_stays_by_the_events_where_many_of_them_come_late() -> None:
+    recording = open_trace(MADE / "late-events")
+    looked_at = review(recording, jit="off")
+    assert looked_at.counts["forced"] <= 1
+    event, nr_early = recording.trace.event, len(recording.early or ())
+    steps = np.where(event == L.EVENT_ALLOC, 1, np.where(event == L.EVENT_FREE, -1, 0))
+    live = nr_early + np.append(0, np.cumsum(steps))
+    for row in range(0, len(event), 170):
+        engine = looked_at.state_at(row)
+        counted = engine.scalar(L.NR_ALLOC) - engine.scalar(L.NR_DEALLOC)
+        assert abs(counted - live[row]) <= 6, f"row {row}"  # requests under way at one time, on 3 CPUs

@@ -19,7 +19,7 @@ import numpy as np
 from ..core import layout as L
 from ..core import replay as R
 from ..engine import Engine
-from ..errors import RequestError
+from ..errors import LabError, RequestError
 from ..events import Int64s
 from ..rebuild import BEFORE, Rebuilt
 from ..tracepoints import TRACEPOINTS
@@ -318,10 +318,18 @@ class Replayed:
         distance = max(self.length // max(_CHECKPOINT_BYTES // start.nbytes, 1), 1024)
         yield start
         while machine.pos < self.length:
-            stop = min(machine.pos + distance, self.length)
-            machine.run(machine.pos, stop)
-            machine.pos = stop
+            self._run(machine.pos, min(machine.pos + distance, self.length))
             yield machine.snapshot()
+
+    def _run(self, start: int, stop: int) -> None:
+        """Replay places of the script; what was found must replay, or no answer could be relied on."""
+        if not self.machine.run(start, stop):
+            raise LabError(
+                f"the order of decisions that was found does not replay between its places {start:,} and {stop:,}",
+                where="review",
+                remedy="this is a fault of percpu_lab: please report it with the recording",
+            )
+        self.machine.pos = stop
 
     def _ordinals(self) -> Int64s:
         """The model's ordinal of each chunk of the tape; NO_CHUNK for one it never had."""
@@ -373,5 +381,4 @@ class Replayed:
         """Bring the machine to a place of the script."""
         snapshot = next(s for s in reversed(self._checkpoints) if s.pos <= place)
         self.machine.restore(snapshot)
-        self.machine.run(snapshot.pos, place)
-        self.machine.pos = place
+        self._run(snapshot.pos, place)

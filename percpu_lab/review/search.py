@@ -238,11 +238,22 @@ class Search:
         return self.machine.run_rows([row])
 
     def _move_back(self, row: int) -> bool:
-        """Put the row where it agrees in what is done, everything behind it too; latest places first."""
+        """Put the row where it agrees in what is done, everything behind it too; latest places first.
+
+        Where it agrees nowhere the model stands again where it stood, before the row that does not agree.
+        """
+        pos, low = self.machine.pos, self._lowest(row)
+        if low >= pos:
+            return False
+        if self._agrees_before(row, low, pos):
+            return True
+        self._go_to(pos)
+        self._agrees_now(row)
+        return False
+
+    def _agrees_before(self, row: int, low: int, pos: int) -> bool:
         machine = self.machine
-        pos = machine.pos
-        low = self._lowest(row)
-        if low >= pos or not self._go_to(low):
+        if not self._go_to(low):
             return False
         hits = machine.probe(low, pos, row)
         behind = machine.script[low:pos].copy()
@@ -288,6 +299,8 @@ class Search:
         kind, number, at, size = tape.events[:4, row + 1 : stop]
         fits = (kind == L.EVENT_ALLOC) & (number == chunk) & (at < off + tape.events[R.TAPE_SIZE, row])
         fits &= (at + size > off) & (tape.marks[row + 1 : stop] & R.MARK_TAKEN == 0)
+        if tape.who[row] != NO_TASK:
+            fits &= tape.who[row + 1 : stop] != tape.who[row]  # which hides nobody else
         if tape.window:
             fits &= tape.time[row + 1 : stop] <= tape.time[row] + tape.window
         found = np.flatnonzero(fits)
@@ -297,8 +310,6 @@ class Search:
         who = tape.who[first]
         if who == NO_TASK:
             return first
-        if who == tape.who[row]:
-            return -1
         before = np.flatnonzero((tape.who[row + 1 : first] == who) & (tape.marks[row + 1 : first] & R.MARK_TAKEN == 0))
         if len(before):  # what its task did before comes before it
             first = row + 1 + int(before[0])
