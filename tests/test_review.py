@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -286,3 +287,18 @@ def test_state_stays_by_the_events_where_many_of_them_come_late() -> None:
         engine = looked_at.state_at(row)
         counted = engine.scalar(L.NR_ALLOC) - engine.scalar(L.NR_DEALLOC)
         assert abs(counted - live[row]) <= 6, f"row {row}"  # requests under way at one time, on 3 CPUs
+
+
+def test_pages_are_not_trusted_past_a_reading_that_says_otherwise(tmp_path: Path) -> None:
+    folder = tmp_path / "recording"
+    shutil.copytree(DATA / "pcs-smp4-medium-begin", folder)
+    assert review(open_trace(folder), jit="off").trusted_until is None
+    readings = sorted((folder / "snap").iterdir())
+    wrong = readings[len(readings) // 2]
+    text = wrong.read_text()
+    wrong.write_text(re.sub(r"(Percpu: +)([0-9]+)", lambda found: f"{found[1]}{int(found[2]) + 16}", text))
+    looked_at = review(open_trace(folder), jit="off")
+    contradicting = next(check for check in looked_at.checks if check.is_of_other_pages)
+    assert contradicting.file.endswith(wrong.name)
+    assert looked_at.trusted_until is not None
+    assert 0 < looked_at.trusted_until <= contradicting.row

@@ -152,10 +152,21 @@ class Review:
         """Give each creation and destruction, and whether the model saw it coming."""
         return () if self._search is None else tuple(chunk_verdicts(self._search, self._replayed.ordinals))
 
-    @property
+    @cached_property
     def trusted_until(self) -> int | None:
-        """Give the row up to which it is certain which pages are populated; None if it is to the end."""
-        return 0 if self._search is None else self._replayed.trusted_until
+        """Give the row up to which it is certain which pages are populated; None if it is to the end.
+
+        Pages may have been given back unseen from there on; or a reading of the kernel says otherwise, and this is the
+        last one before it that agrees.
+        """
+        if self._search is None:
+            return 0
+        until = self._replayed.trusted_until
+        readings = sorted((check.row, check.is_of_other_pages) for check in self.checks if check.row is not None)
+        first = next((k for k, (_, is_other) in enumerate(readings) if is_other), None)
+        if first is None or (until is not None and until <= readings[first][0]):
+            return until
+        return readings[first - 1][0] if first else 0
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
