@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,9 @@ from .gfp import GFP_KERNEL, is_atomic
 from .kernel_functions import KernelFunctions
 from .memory import PercpuMemory
 from .ops import Ops
+from .plain import count
 from .pointers import PerCpuAddress, PercpuPtr
+from .rich import Rich, RichTable
 from .stats import PercpuStats, read_stats
 from .trace import Trace
 from .units import format_bytes
@@ -34,7 +36,7 @@ Chunk = Any  # models.ChunkState or models.BitmapChunkState, as the engine's ker
 _SLICE_OPS = 10_000
 
 
-class Log(Sequence[str]):
+class Log(RichTable, Sequence[str]):
     """Lines of the kernel log, printed as dmesg prints them.
 
     >>> Log([(-1, "pcpu-alloc: s8192 r0 d24576 u32768 alloc=8*4096")])
@@ -54,9 +56,15 @@ class Log(Sequence[str]):
     def __repr__(self) -> str:
         return "\n".join(self._lines)
 
+    def _html_title(self) -> str:
+        return f"kernel log, {count(len(self), 'line')}"
+
+    def _html_rows(self) -> tuple[Sequence[str], Iterable[Sequence[object]], int]:
+        return ("op", "line"), zip(self.ops, self._lines, strict=True), len(self)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AllocatorState:
+class AllocatorState(Rich):
     """The allocator's own structures, laid open at one moment, under the kernel's names (patch 2/4 of June 2017).
 
     Sizes in bytes; chunks as they stand on their lists.
@@ -79,12 +87,21 @@ class AllocatorState:
         reserved = (self.pcpu_reserved_chunk,) if self.pcpu_reserved_chunk else ()
         return reserved + tuple(chunk for slot in self.pcpu_slot for chunk in slot)
 
+    def _html_fields(self) -> list[tuple[str, object]]:
+        numbers = [(slot, [chunk.ordinal for chunk in chunks]) for slot, chunks in enumerate(self.pcpu_slot) if chunks]
+        shown: dict[str, object] = dict(Rich._html_fields(self))
+        shown["pcpu_slot"] = "; ".join(f"slot {slot}: chunk {', '.join(map(str, found))}" for slot, found in numbers)
+        for name in ("pcpu_first_chunk", "pcpu_reserved_chunk"):
+            if name in shown:
+                shown[name] = f"chunk {getattr(self, name).ordinal}"
+        return list(shown.items())
+
     def __repr__(self) -> str:
         return f"<AllocatorState after {self.op:,} ops: {len(self.chunks)} chunks in {self.pcpu_nr_slots} slots>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RunResult:
+class RunResult(Rich):
     """What became of an op script: a pointer for each id that is still live."""
 
     allocator: Allocator

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from .core import layout as L
 from .errors import LabError
+from .rich import RichTable
 from .tracepoints import PREFIXES, TRACEPOINTS, Event, EventField, Style, Tracepoint, line_template
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _FRAME_COLUMNS = ("seq", *RING_COLUMNS[:-2], "reserved", "is_atomic", "reason", 
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
-class Events:
+class Events(RichTable):
     """Events as read-only columns of one length: what an EventBatch and a RecordedTrace have in common.
 
     Args:
@@ -146,6 +147,13 @@ class Events:
         reasons = pd.Categorical.from_codes(self.reason, list(L.REASONS))
         columns = {name: getattr(self, name) for name in self._frame_columns()}
         return pd.DataFrame(columns | {"event": names, "reason": reasons})
+
+    def _html_rows(self) -> tuple[Sequence[str], Iterable[Sequence[object]], int]:
+        heads = self._frame_columns()
+        columns = {name: getattr(self, name)[:_BLOCK].tolist() for name in heads}
+        columns["event"] = [TRACEPOINTS[event].name for event in columns["event"]]
+        columns["reason"] = [L.REASONS[reason] for reason in columns["reason"]]
+        return heads, zip(*columns.values(), strict=True), len(self)
 
     def _frame_columns(self) -> tuple[str, ...]:
         return _FRAME_COLUMNS

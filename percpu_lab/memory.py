@@ -11,21 +11,51 @@ import numpy as np
 from .core import layout as L
 from .engine import Engine
 from .errors import RequestError, UseAfterFreeError
+from .plain import count
 from .pointers import PercpuPtr
+from .rich import Rich
+from .units import format_bytes
 
 
-class PercpuMemory:
+class PercpuMemory(Rich):
     """The bytes of every chunk that was looked into; the others cost nothing.
+
+    >>> from percpu_lab import Allocator
+    >>> a = Allocator(jit="off")
+    >>> a.this_cpu_ptr(a.alloc_percpu(8)).view()[0] = 1
+    >>> a.memory
+    <PercpuMemory: 1 chunk looked into, 256 KiB for 4 CPUs>
 
     Args:
         engine: its areas are zeroed here as it allocates them.
     """
+
+    _shown = ("nr_cpus", "nr_bytes", "chunks")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._cpus = {cpu: row for row, cpu in enumerate(engine.geometry.info.possible_cpus)}
         self.units: dict[int, np.ndarray] = {}  # by chunk ordinal
         engine.zero_area = self._zero
+
+    def __repr__(self) -> str:
+        looked_into = count(len(self.units), "chunk")
+        return f"<PercpuMemory: {looked_into} looked into, {format_bytes(self.nr_bytes)} for {self.nr_cpus} CPUs>"
+
+    @property
+    def nr_cpus(self) -> int:
+        """CPUs that have a copy of each area."""
+        return len(self._cpus)
+
+    @property
+    def nr_bytes(self) -> int:
+        """Bytes that are held for the chunks that were looked into, all CPUs together."""
+        return sum(units.nbytes for units in self.units.values())
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """The numbers of the chunks that were looked into."""
+        return tuple(self.units)
 
     def view(self, ptr: PercpuPtr, cpu: int, dtype: np.dtype) -> np.ndarray:
         """Give one CPU's copy of an allocation as an array.

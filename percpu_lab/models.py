@@ -20,6 +20,7 @@ from .core.slots import raw_slot
 from .errors import GeometryError, RequestError
 from .geometry import AllocInfo, Geometry
 from .kernels import V4_13, V6_12, KernelVersion
+from .rich import Rich
 from .units import PAGE_SIZE
 
 
@@ -39,7 +40,7 @@ class Arrays(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ChunkState:
+class ChunkState(Rich):
     """A chunk of the area map as it stood at one moment; sizes in bytes, `populated` as [start, end) runs of pages."""
 
     handle: int
@@ -108,7 +109,7 @@ class BlockMd(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BitmapChunkState:
+class BitmapChunkState(Rich):
     """A chunk of the bitmap as it stood at one moment; sizes in bytes, `populated` as [start, end) runs of pages.
 
     Args:

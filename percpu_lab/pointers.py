@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .rich import Rich
+
 if TYPE_CHECKING:
     from .allocator import Allocator
 
 
-class PercpuPtr:
+class PercpuPtr(Rich):
     """A percpu pointer: one allocation, a copy for each CPU.
 
     It is not an address: add a CPU's offset with `per_cpu_ptr`. NULL is falsy and knows its reason.
@@ -23,6 +25,10 @@ class PercpuPtr:
     """
 
     __slots__ = ("_owner", "align", "op", "reason", "size", "value")
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        place = ("ordinal", "off", "is_live") if self.is_live else ("is_live",) if self else ("reason",)
+        return [("value", str(self)), *((name, getattr(self, name)) for name in ("size", "align", "op", *place))]
 
     def __init__(self, owner: Allocator, value: int, size: int, align: int, op: int, reason: str = "") -> None:
         self._owner = owner
@@ -76,7 +82,7 @@ class PercpuPtr:
         return self._owner.engine.place(self.value)[1]
 
 
-class PerCpuAddress:
+class PerCpuAddress(Rich):
     """The address of one CPU's copy of an allocation, and the memory there.
 
     >>> from percpu_lab import Allocator
@@ -88,11 +94,17 @@ class PerCpuAddress:
     """
 
     __slots__ = ("_ptr", "address", "cpu")
+    _shown = ("address", "cpu", "ptr")
 
     def __init__(self, ptr: PercpuPtr, cpu: int, address: int) -> None:
         self._ptr = ptr
         self.cpu = cpu
         self.address = address
+
+    @property
+    def ptr(self) -> PercpuPtr:
+        """The allocation whose copy this is."""
+        return self._ptr
 
     def __index__(self) -> int:
         return self.address

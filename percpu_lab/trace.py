@@ -18,6 +18,7 @@ from .core import layout as L
 from .engine import Engine
 from .errors import HookError, RequestError
 from .events import EventBatch
+from .rich import Rich
 from .tracefilter import EventFilter
 from .tracepoints import TRACEPOINTS, Event, Style, tracepoint
 from .traces.recorded import RingCounts
@@ -31,10 +32,11 @@ Hook = Callable[[EventBatch], object]
 _ROWS_SHOWN = 20
 
 
-class Subscription:
+class Subscription(Rich):
     """A hook that is told of new events until `unsubscribe()`: what Trace.subscribe gives."""
 
     __slots__ = ("_trace", "batch", "hook", "next_seq")
+    _shown = ("hook", "batch", "next_seq")
 
     def __init__(self, trace: Trace, hook: Hook, batch: int, next_seq: int) -> None:
         self._trace = trace

@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from .core import layout as L
 from .errors import RequestError, TraceFormatError
 from .kernels import KERNEL_VERSIONS, V4_13
+from .rich import Rich
 
 __all__ = [
     "PREFIXES",
@@ -103,7 +104,7 @@ FLAGS = FieldKind("flags", "%s", str)
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Event(Rich):
     """What all events have in common.
 
     Args:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import LabError
 from ..kernels import STATS_LAYOUTS, V4_13, StatsLayout, releases_with
+from ..rich import Rich
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +30,7 @@ TITLES: Mapping[ChunkKind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class AllocInfoStats:
+class AllocInfoStats(Rich):
     """The layout of the units as percpu_stats prints it; all in bytes.
 
     Source: struct pcpu_alloc_info.
@@ -44,7 +45,7 @@ class AllocInfoStats:
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalStats:
+class GlobalStats(Rich):
     """The counters over all chunks, the reserved one included; sizes in bytes, as asked for and rounded to 2.
 
     Before the first allocation min_alloc_size is the unit size and max_alloc_size is 0.
@@ -70,7 +71,7 @@ class GlobalStatsV6(GlobalStats):
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkStats:
+class ChunkStats(Rich):
     """One block of percpu_stats: a count of areas, then bytes.
 
     Source: chunk_map_stats.
@@ -97,7 +98,7 @@ class ChunkStats:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkStatsV6:
+class ChunkStatsV6(Rich):
     """One block of percpu_stats since v4.14: two counts, a position in bits of 4 bytes, then bytes.
 
     The last 4 bytes of a chunk are not looked at (spec 8.3): an area that ends there is 4 bytes short.

@@ -16,6 +16,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..rich import Rich
+
 __all__ = ["AllocationFailure", "Dmesg", "IllegalRequest", "LogLine", "read_dmesg"]
 
 _QUOTES = re.compile(r"^(?:> ?)+")
@@ -90,7 +92,7 @@ class IllegalRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Dmesg:
+class Dmesg(Rich):
     """What a kernel log says of per-CPU memory.
 
     Args:
