@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Chunk = Any  # models.ChunkState or models.BitmapChunkState, as the engine's kernel has it
 
 _SLICE_OPS = 10_000
+_MAX_TRACE_EVENTS = 1 << 26  # 4 GiB
 
 
 class Log(RichTable, Sequence[str]):
@@ -139,14 +140,14 @@ class Allocator:
         geometry: a Geometry, an AllocInfo, or the name of a preset (`percpu_lab.PRESETS`).
         engine: the kernel whose decisions it makes, one of models.MODELS; the geometry knows by default.
         stats: keep percpu_stats (CONFIG_PERCPU_STATS).
-        trace_events: events the ring holds.
+        trace_events: events the ring holds, rounded up to a power of two, at least 2 (of 64 bytes each).
         auto_balance: run the balance work by itself, at the end of the op that makes it pending, else by `balance()`.
         jit: auto, off or wait (see compiled.py).
         name: shown in titles.
 
     Raises:
         GeometryError: the kernel would refuse to boot with this geometry.
-        RequestError: there is no engine of this kernel.
+        RequestError: there is no engine of this kernel, or `trace_events` is no size of a ring.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Allocator:
             _as_geometry(geometry),
             kernel=engine,
             stats=stats,
-            ring_capacity=trace_events,
+            ring_capacity=_checked_ring(trace_events),
             auto_balance=auto_balance,
             jit=jit,
         )
@@ -428,6 +429,15 @@ def _as_geometry(geometry: Geometry | AllocInfo | str) -> Geometry:
     if isinstance(geometry, AllocInfo):
         return Geometry.from_info(geometry)
     return preset(geometry) if isinstance(geometry, str) else geometry
+
+
+def _checked_ring(value: object) -> int:
+    nr_events = None if isinstance(value, bool) or not hasattr(value, "__index__") else operator.index(value)
+    if nr_events is None or not 1 <= nr_events <= _MAX_TRACE_EVENTS:
+        what = f"{shown(value)} is no number of events that a ring can hold"
+        remedy = f"give 1 to {_MAX_TRACE_EVENTS:,}; it is rounded up to a power of two"
+        raise RequestError(what, where="trace_events", remedy=remedy)
+    return nr_events
 
 
 def _checked_number(value: object, name: str) -> int:

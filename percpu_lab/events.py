@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .core import layout as L
 from .errors import LabError
 from .rich import RichTable
-from .tracepoints import PREFIXES, TRACEPOINTS, Event, EventField, Style, Tracepoint, line_template
+from .tracepoints import PREFIXES, TRACEPOINTS, Event, EventField, Style, Tracepoint, check_style, line_template
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,11 @@ class Events(RichTable):
         Args:
             style: `golden` (op number, tab, event; pointers 0x..), `ftrace` (lines of a trace file, op number as time)
                 or `plain` (the event alone).
+
+        Raises:
+            RequestError: there is no such style.
         """
+        check_style(style)
         return "".join(f"{line}\n" for line in self._lines(style))
 
     def _lines(self, style: Style) -> list[str]:

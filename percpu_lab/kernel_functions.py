@@ -128,6 +128,9 @@ class KernelFunctions:
         def call(*args: Any) -> Any:
             return self._call(name, function, args)
 
+        # the engine's arrays are the first argument of each: nobody gives them
+        signature = inspect.signature(function)
+        call.__dict__["__signature__"] = signature.replace(parameters=list(signature.parameters.values())[1:])
         return call
 
     @contextmanager

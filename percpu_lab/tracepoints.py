@@ -35,6 +35,7 @@ __all__ = [
     "PercpuFreePercpu",
     "Style",
     "Tracepoint",
+    "check_style",
     "extra_text",
     "find_event",
     "line_template",
@@ -46,6 +47,17 @@ Style = Literal["golden", "ftrace", "plain"]
 _POINTERS: dict[Style, str] = {"golden": "0x%x", "ftrace": "%016x", "plain": "%016x"}  # 4.13 prints %p without 0x
 # what stands before an event, made from its op number; ftrace: as a 4.13 kernel with the clock `counter` prints it
 PREFIXES: dict[Style, str] = {"golden": "%d\t", "ftrace": f"{'percpu_lab':>16}-{1:<5} [000] .... %12d: ", "plain": ""}
+
+
+def check_style(style: object) -> None:
+    """Refuse a style that no event is written in.
+
+    Raises:
+        RequestError: names those there are.
+    """
+    if not isinstance(style, str) or style not in PREFIXES:
+        remedy = f"choose from {', '.join(PREFIXES)}"
+        raise RequestError(f"there is no style {style!r:.80}", where="style", remedy=remedy)
 
 
 # --- kinds of fields -----------------------------------------------------------
@@ -123,6 +135,7 @@ class Event(Rich):
         >>> PercpuCreateChunk(5, 0xffffe8f000000000).text("golden")
         '5\\tpercpu_create_chunk: base_addr=0xffffe8f000000000'
         """
+        check_style(style)
         fields = tuple(f for f in TRACEPOINTS[self.event].fields if getattr(self, f.name) is not None)
         line = line_template(self.name, fields, style) % tuple(getattr(self, f.name) for f in fields)
         return PREFIXES[style] % ((self.op,) if style != "plain" else ()) + line + extra_text(self.extra)

@@ -20,17 +20,23 @@ import operator
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import GeometryError
+from ..kernels import V4_13, KernelVersion
 from ..units import KIB, MIB, PAGE_SIZE, format_bytes
 from .dump import dump_alloc_info
 from .html import layout_html
 from .log import one_group, read_alloc_info
 
+if TYPE_CHECKING:
+    from .addresses import BootMemory
+    from .build import Topology
+
 PCPU_MIN_UNIT_SIZE = 32 * KIB
 PERCPU_DYNAMIC_RESERVE = 28 * KIB
 PERCPU_MODULE_RESERVE = 8 * KIB
+_LEAST_STATIC_SIZE = 256
 LOCAL_DISTANCE = 10
 REMOTE_DISTANCE = 20
 
@@ -168,21 +174,32 @@ class AllocInfo:
     page_size: int = PAGE_SIZE
 
     @classmethod
-    def embed(cls, static_size: int, **options: Any) -> AllocInfo:
+    def embed(cls, static_size: int, *, cpus: int | Sequence[int] | Topology = 4,
+              reserved_size: int = PERCPU_MODULE_RESERVE, dyn_size: int = PERCPU_DYNAMIC_RESERVE,
+              atom_size: int = PAGE_SIZE, memory: BootMemory | None = None, vmalloc_size: int | None = None,
+              page_built_in: bool = False, backing: str = "vm", kernel: KernelVersion = V4_13) -> AllocInfo:
         """Lay chunks out as pcpu_embed_first_chunk does.
 
         >>> AllocInfo.embed(28672, cpus=2, dyn_size=28672)
         <AllocInfo: unit 64 KiB = static 28 KiB + reserved 8 KiB + dynamic 28 KiB; 2 CPUs, 2 units, 1 group>
 
         Args:
-            static_size, options: as for Geometry.embed, which keeps the boot log and the base address too.
+            static_size: bytes of the kernel's own per-CPU variables; a few bytes are a mistake and refused.
+            cpus, reserved_size, dyn_size, atom_size, memory, vmalloc_size, page_built_in, backing, kernel: as for
+                Geometry.embed, which keeps the boot log and the base address too.
 
         Raises:
             GeometryError: see Geometry.embed.
         """
-        from .first_chunk import Geometry  # which is made of this class
+        from .first_chunk import VMALLOC_SIZE, Geometry  # which is made of this class
 
-        return Geometry.embed(static_size, **options).info
+        if 0 < whole_number("static_size", static_size) < _LEAST_STATIC_SIZE:
+            raise GeometryError(f"{static_size} bytes are less than any kernel's own per-CPU variables",
+                                where="static_size", remedy="give bytes, such as 28672; a number of CPUs goes to cpus=")
+        size = VMALLOC_SIZE if vmalloc_size is None else vmalloc_size
+        return Geometry.embed(static_size, cpus=cpus, reserved_size=reserved_size, dyn_size=dyn_size,
+                              atom_size=atom_size, memory=memory, vmalloc_size=size, page_built_in=page_built_in,
+                              backing=backing, kernel=kernel).info
 
     @classmethod
     def from_log(cls, lines: Iterable[str], *, nr_cpus: int | None = None) -> tuple[AllocInfo, tuple[str, ...]]:
