@@ -191,8 +191,9 @@ def why_failed(s, c, off, size, align, flags, logged):
 
 @cold
 def request(s, size, align, flags):
-    op_alloc(s.g, s.chunk, s.map, s.birth, s.ring, s.order, size, align, flags)
-    s.g[L.STATUS] = L.STATUS_OK
+    s.g[L.STATUS] = L.STATUS_BUG_WALK
+    while s.g[L.STATUS] == L.STATUS_BUG_WALK:  # the chunk that led the walk astray is in slot 0 now
+        op_alloc(s.g, s.chunk, s.map, s.birth, s.ring, s.order, size, align, flags)
 
 
 @kernel
@@ -247,7 +248,7 @@ def carve(s, c, off, size):
     k = area_at(s, c, off)
     at = s.chunk[c + L.MAP] + k
     head = off - s.map[at]
-    if head >= SMALL or (head > 0 and k == 0):
+    if head >= SMALL or (head > 0 and s.map[at] & (PAGE_SIZE - 1) == 0):  # aligned requests leave none there
         insert_entries(s, c, at + 1, 1)
         s.map[at + 1] = off
         k += 1
@@ -271,7 +272,7 @@ def force(s, c, off, size):
     carve(s, c, off, size)
     pcpu_stats_area_alloc(s, c, size)
     spin_unlock(s)
-    R.populate_pages(s, c, off >> PAGE_SHIFT, R.page_end(off, size))
+    R.populate_pages(s, c, 0, R.page_end(off, size))  # populated pages are always a run from page 0
     if s.g[L.NR_EMPTY_POP_PAGES] < PCPU_EMPTY_POP_PAGES_LOW:
         pcpu_schedule_balance_work(s)
     return lost
@@ -316,7 +317,7 @@ def silent(s, kind, c, off, size):
         list_add(s.chunk, L.LIST_NEXT, c, head)
     spin_unlock(s)
     if kind == R.ROW_IN_USE:
-        R.populate_pages(s, c, off >> PAGE_SHIFT, R.page_end(off, size))
+        R.populate_pages(s, c, 0, R.page_end(off, size))
 
 
 @kernel

@@ -130,7 +130,7 @@ def _as_recorded(search: Search, chunk: int, off: int, size: int) -> _Mended | N
         return None
     pages = range(off // PAGE_SIZE, -(-(off + size) // PAGE_SIZE))
     if any(not engine.chunk[c + L.POPULATED + page] for page in pages):
-        return POPULATED, R.ROW_POPULATE, chunk, off, size
+        return POPULATED, R.ROW_POPULATE, chunk, 0, off + size  # populated pages are always a run from page 0
     if engine.chunk[c + L.MAP_ALLOC] < engine.chunk[c + L.MAP_USED] + ATOMIC_NEED:
         return EXTENDED, R.ROW_EXTEND, chunk, 0, 0
     return None
@@ -142,7 +142,8 @@ def _not_yet(search: Search, chunk: int, at: int) -> _Mended | None:
     if engine.chunk[c + L.IMMUTABLE] == 0 and engine.geometry.backing == "vm":
         pages = range(at // PAGE_SIZE, engine.scalar(L.UNIT_PAGES))
         state = _state(engine)
-        if any(state.chunk[c + L.POPULATED + page] and REPLAY.is_page_free(state, c, page) for page in pages):
+        populated = [page for page in pages if state.chunk[c + L.POPULATED + page]]
+        if populated and all(REPLAY.is_page_free(state, c, page) for page in populated[populated[0] == pages[0] :]):
             return POPULATED, R.ROW_DEPOPULATE, chunk, at, len(pages) * PAGE_SIZE
     used, length = int(engine.chunk[c + L.MAP_USED]), int(engine.chunk[c + L.MAP_ALLOC])
     shortest = max(1 << used.bit_length(), PCPU_DFL_MAP_ALLOC)

@@ -30,6 +30,8 @@ __all__ = ["Check", "Difference", "check_readings"]
 _REACH = 2000  # rows before and behind the markers
 _MOST_PLACES = 24
 _OF_AREAS = ("min_alloc_size", "max_alloc_size", "cur_min_alloc", "cur_med_alloc", "cur_max_alloc")
+_PERCPU = "Percpu, KiB"
+_OF_PAGES = ("empty_pop_pages", "nr_populated", _PERCPU)
 _UNSEEN = "areas from before the recording are known as stretches, not one by one"
 
 
@@ -74,6 +76,11 @@ class Check:
     def is_equal(self) -> bool:
         """Tell whether all fields are equal."""
         return self.row is not None and not self.differences
+
+    @property
+    def is_of_other_pages(self) -> bool:
+        """Tell whether other pages were populated than the model has."""
+        return any(difference.field.endswith(_OF_PAGES) for difference in self.differences)
 
     @property
     def is_explained(self) -> bool:
@@ -175,5 +182,5 @@ def _check_meminfo(reading: ProcReading, percpu_kib: int, replayed: Replayed) ->
     equal = np.flatnonzero(pages * page_kib == percpu_kib)
     if len(equal):
         return Check("meminfo", reading.file, replayed.row_behind(low + int(equal[-1])), 1, ())
-    difference = Difference("Percpu, KiB", percpu_kib, int(pages[-1]) * page_kib)
+    difference = Difference(_PERCPU, percpu_kib, int(pages[-1]) * page_kib)
     return Check("meminfo", reading.file, replayed.row_behind(high), 1, (difference,))

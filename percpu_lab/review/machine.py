@@ -243,5 +243,6 @@ class Machine:
         stride = engine.scalar(L.MAP_STRIDE)
         engine.map[: nr_rows * stride].reshape(-1, stride)[:, :nr_words] = snapshot.map
         engine.order[: len(snapshot.order)] = snapshot.order
+        engine.order[len(snapshot.order) :] = 0
         self.handles[:] = snapshot.handles
         self.reg[:] = snapshot.reg

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..core import layout as L
@@ -40,16 +42,27 @@ def _note_births(engine: Engine, machine: Machine) -> None:
         for off, size in areas:
             op, asked = born.get((number.get(chunk.handle, -1), off), (0, size))
             engine.birth[at + off // 2] = op << 16 | min(asked, 0xFFFF)
-        _count_areas(engine, chunk.handle, len(areas))
+        _count_areas(engine, chunk.handle, areas)
+    _count_all(engine)
 
 
-def _count_areas(engine: Engine, c: int, nr_areas: int) -> None:
+def _count_areas(engine: Engine, c: int, areas: Sequence[tuple[int, int]]) -> None:
     """Count the areas that were in use before the recording: the kernel had counted them, too."""
-    more = nr_areas - int(engine.chunk[c + L.CHUNK_NR_ALLOC])
-    engine.chunk[c + L.CHUNK_NR_ALLOC] += more
-    for word in (L.NR_ALLOC, L.NR_CUR_ALLOC):
-        engine.g[word] += more
-    engine.g[L.NR_MAX_ALLOC] = max(engine.g[L.NR_MAX_ALLOC], engine.g[L.NR_CUR_ALLOC])
+    row = engine.chunk[c : c + L.CHUNK_MAX_ALLOC_SIZE + 1]
+    if row[L.CHUNK_NR_ALLOC] != len(areas):
+        row[L.CHUNK_NR_ALLOC] = len(areas)
+        sizes = [size for _, size in areas]
+        row[L.CHUNK_MAX_ALLOC_SIZE] = max([int(row[L.CHUNK_MAX_ALLOC_SIZE]), *sizes])
+        engine.g[L.MIN_ALLOC_SIZE] = min([engine.scalar(L.MIN_ALLOC_SIZE), *sizes])
+        engine.g[L.MAX_ALLOC_SIZE] = max([engine.scalar(L.MAX_ALLOC_SIZE), *sizes])
+
+
+def _count_all(engine: Engine) -> None:
+    g = engine.g
+    live = sum(chunk.nr_alloc for chunk in [*engine.chunks(), *filter(None, [engine.reserved_chunk()])])
+    g[L.NR_ALLOC] += live - g[L.NR_CUR_ALLOC]
+    g[L.NR_CUR_ALLOC] = live
+    g[L.NR_MAX_ALLOC] = max(g[L.NR_MAX_ALLOC], live)
 
 
 def _births(machine: Machine) -> dict[tuple[int, int], tuple[int, int]]:
