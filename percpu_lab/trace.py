@@ -125,7 +125,8 @@ class Trace:
         if text is None or text.strip() in ("", "0"):
             self._filters.pop(point.name, None)
         else:
-            self._filters[point.name] = EventFilter.from_text(name, text)
+            later = bool(self._engine.model.kernel.alloc_fields)
+            self._filters[point.name] = EventFilter.from_text(name, text, later=later)
             words = self._filters[point.name].words()
         at = L.FILTER_TABLE + point.event * L.FILTER_WORDS
         with self._engine.lock:

@@ -7,7 +7,9 @@
         `-- Compare off & 8
     TEST size > | 64 | TEST off & | 8 | NOT | AND    words: the program that core/ring_filter.py runs
 
-A test is FIELD OPERATOR NUMBER; `!` binds closest (to a test or to parentheses), then `&&`, then `||`.
+A test is FIELD OPERATOR NUMBER, or of a text (call_site, gfp_flags, COMM) FIELD == "TEXT", != "TEXT" or ~ "GLOB",
+where `*` stands for any characters and `?` for one. Where an event does not say, no test holds.
+`!` binds closest (to a test or to parentheses), then `&&`, then `||`.
 Numbers are decimal, 0x hex or 0 octal. Unlike a kernel, which cuts it to the size of the field without a word,
 a number that does not fit its field is refused.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +30,7 @@ from .errors import FilterError
 from .events import Events
 from .tracepoints import Tracepoint, tracepoint
 
-__all__ = ["Compare", "EventFilter", "Join", "Node", "Not"]
+__all__ = ["Compare", "EventFilter", "Join", "Match", "Node", "Not"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -44,15 +47,26 @@ _OPERATORS = {
     "&": (R.FILTER_BAND, np.bitwise_and),
 }
 _U64 = (0, (1 << 64) - 1)
+_I32 = (-(1 << 31), (1 << 31) - 1)
 _FIELDS = {
     "reserved": (R.FIELD_RESERVED, (0, 255)),
     "is_atomic": (R.FIELD_IS_ATOMIC, (0, 255)),
     "size": (R.FIELD_SIZE, _U64),
     "align": (R.FIELD_ALIGN, _U64),
     "base_addr": (R.FIELD_BASE_ADDR, _U64),
-    "off": (R.FIELD_OFF, (-(1 << 31), (1 << 31) - 1)),
+    "off": (R.FIELD_OFF, _I32),
     "ptr": (R.FIELD_PTR, _U64),
+    "bytes_alloc": (R.FIELD_BYTES_ALLOC, _U64),
+    "common_pid": (None, _I32),
+    "CPU": (None, _I32),
 }
+_SIGNED = ("off", "common_pid", "CPU")
+_TEXT_OPERATORS = ("==", "!=", "~")
+_TEXTS = ("call_site", "gfp_flags", "COMM")
+_COLUMNS = {"common_pid": "pid", "CPU": "cpu", "COMM": "task"}  # where the column has another name
+# every event has these; of a simulated one they are always the same, as its text shows
+_COMMON: dict[str, int | str] = {"common_pid": 1, "CPU": 0, "COMM": "percpu_lab"}
+_UNKNOWN_NUMBERS = ("bytes_alloc", "common_pid", "CPU")  # -1 in a recorded trace that does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +79,60 @@ class Compare:
 
     def words(self) -> Iterator[int]:
         """Give the two words of the comparison."""
-        code = _OPERATORS[self.operator][0] << R.OPERATOR_SHIFT | _FIELDS[self.field][0] << R.FIELD_SHIFT
+        if self.field in _COMMON:
+            yield from _constant(bool(_OPERATORS[self.operator][1](_COMMON[self.field], self.value)))
+            return
+        code = _OPERATORS[self.operator][0] << R.OPERATOR_SHIFT | (_FIELDS[self.field][0] or 0) << R.FIELD_SHIFT
         yield R.FILTER_TEST | code
         yield self.value - (1 << 64) if self.value >> 63 > 0 else self.value
 
     def mask(self, events: Events) -> Bools:
         """Tell for each event whether it holds."""
-        dtype = np.int64 if self.field == "off" else np.uint64
-        column = getattr(events, self.field).astype(dtype)
-        return np.asarray(_OPERATORS[self.operator][1](column, dtype(self.value)), np.bool_)
+        dtype = np.int64 if self.field in _SIGNED else np.uint64
+        column = _column(events, self.field)
+        found = np.asarray(_OPERATORS[self.operator][1](column.astype(dtype), dtype(self.value)), np.bool_)
+        return found & (column != -1) if self.field in _UNKNOWN_NUMBERS else found
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A comparison of a field with a text, or by `~` with a glob."""
+
+    field: str
+    operator: str
+    text: str
+
+    def holds(self, value: str | None) -> bool:
+        """Tell whether it holds for one text; None, which nobody knows, never matches."""
+        if value is None:
+            return False
+        if self.operator == "~":
+            return fnmatchcase(value, self.text)
+        return (value == self.text) == (self.operator == "==")
+
+    def words(self) -> Iterator[int]:
+        """Give the words of a test that says the same of simulated events, whose texts are few."""
+        if self.field == "gfp_flags":
+            atomic, kernel = self.holds("GFP_ATOMIC"), self.holds("GFP_KERNEL")
+            yield from _constant(atomic) if atomic == kernel else Compare("is_atomic", "==", int(atomic)).words()
+        else:
+            yield from _constant(self.holds(str(_COMMON.get(self.field, "0x0"))))
+
+    def mask(self, events: Events) -> Bools:
+        """Tell for each event whether it holds."""
+        values = _column(events, self.field).tolist()
+        found = {value: self.holds(value) for value in set(values)}
+        return np.fromiter((found[value] for value in values), np.bool_, len(values))
+
+
+def _constant(holds: bool) -> Iterator[int]:
+    """Give the words of a test that always holds, or never."""
+    return Compare("size", ">=" if holds else "<", 0).words()
+
+
+def _column(events: Events, field: str) -> np.ndarray:
+    column = getattr(events, _COLUMNS.get(field, field), None)
+    return np.full(len(events), _COMMON[field], object) if column is None else column
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +171,7 @@ class Join:
         return left & right if self.operator == "&&" else left | right
 
 
-Node = Compare | Not | Join
+Node = Compare | Match | Not | Join
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +190,20 @@ class EventFilter:
     root: Node
 
     @classmethod
-    def from_text(cls, name: str, text: str) -> EventFilter:
+    def from_text(cls, name: str, text: str, *, later: bool = False) -> EventFilter:
         """Read a filter.
 
         Args:
             name: the tracepoint it is for.
             text: the filter, as one would write it to the file `filter` in tracefs.
+            later: know the fields that came after v4.13, too: call_site, bytes_alloc, gfp_flags.
 
         Raises:
             RequestError: no such tracepoint.
             FilterError: shows the column, and says what may stand there.
         """
         point = tracepoint(name)
-        parser = _Parser(point, text)
+        parser = _Parser(point, text, later)
         found = cls(point, text.strip(), parser.parse())
         if len(found.words()) >= L.FILTER_WORDS:
             raise parser.error(0, "the filter is too long", f"it has room for {L.FILTER_WORDS // 3} tests")
@@ -163,18 +223,19 @@ class EventFilter:
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>-?[0-9]\w*)|(?P<name>[A-Za-z_][\w.]*)|(?P<sign>&&|\|\||[=!<>]=|[<>&!()])|(?P<end>$)|(?P<bad>\S))",
+    r"\s*(?:(?P<text>\"[^\"]*\"|'[^']*')|(?P<number>-?[0-9]\w*)|(?P<name>[A-Za-z_][\w.]*)|(?P<sign>&&|\|\||[=!<>]=|[<>&!()~])|(?P<end>$)|(?P<bad>\S))",
     re.ASCII,
 )
-_NO_STRINGS = "no field here holds a text, so there are no strings and no globs"
+_NO_STRINGS = f"only {', '.join(_TEXTS)} hold a text"
 _NUMBER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 
 
 class _Parser:
     """Recursive descent: any := all {|| all}, all := one {&& one}, one := {!} ( any ) | {!} field operator number."""
 
-    def __init__(self, point: Tracepoint, text: str) -> None:
+    def __init__(self, point: Tracepoint, text: str, later: bool) -> None:
         self.point = point
+        self.names = [known.name for known in point.fields if later or not known.optional]
         self.text = text
         self.depth = 0
         if len(text) > MAX_TEXT:
@@ -218,17 +279,28 @@ class _Parser:
         self.depth -= 1
         return node
 
-    def _compare(self) -> Compare:
+    def _compare(self) -> Compare | Match:
         field = self._field()
+        if field in _TEXTS:
+            return self._match(field)
         if self.token not in _OPERATORS:
             remedy = f"write one of {' '.join(_OPERATORS)}; {_NO_STRINGS}"
             raise self.error(self.column, "an operator is missing", remedy)
         operator = self._next()
         return Compare(field, operator, self._value(field))
 
+    def _match(self, field: str) -> Match:
+        if self.token not in _TEXT_OPERATORS:
+            remedy = f"{field} is a text: write one of {' '.join(_TEXT_OPERATORS)}"
+            raise self.error(self.column, "an operator is missing", remedy)
+        operator = self._next()
+        if self.kind != "text":
+            raise self.error(self.column, "a text is missing", f'write it in quotes: {field} {operator} "..."')
+        return Match(field, operator, self._next()[1:-1])
+
     def _field(self) -> str:
-        names = [known.name for known in self.point.fields if not known.optional]
-        remedy = f"fields of {self.point.name}: {', '.join(names)}"
+        names = [*self.names, *_COMMON]
+        remedy = f"fields of {self.point.name}: {', '.join(self.names)}; of every event: {', '.join(_COMMON)}"
         if self.kind != "name":
             raise self.error(self.column, "a field is missing", remedy)
         if self.token not in names:

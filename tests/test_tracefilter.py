@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from percpu_lab import Allocator
 from percpu_lab.core import layout as L
 from percpu_lab.core import ring_filter
 from percpu_lab.core.state import State
 from percpu_lab.errors import FilterError, RequestError
 from percpu_lab.events import RING_COLUMNS, EventBatch
+from percpu_lab.gfp import GFP_ATOMIC, GFP_KERNEL
 from percpu_lab.tracefilter import MAX_DEPTH, EventFilter
+from percpu_lab.traces.read import read_trace_text
 
 ALLOC = "percpu_alloc_percpu"
 ADDRESSES = SimpleNamespace(first_chunk=0xFFFF888100000000, area_base=0x1000000000, area_stride=0x20000)
@@ -199,6 +202,79 @@ def test_deepest_parentheses_on_both_sides_still_count_right() -> None:
     assert not holds(text, size=1, align=4)
 
 
+# --- fields that came later, texts, fields of every event ---
+
+SOCK = (
+    "     sockd-7     [002] .....     1.000001: percpu_alloc_percpu: call_site=sock_prot_alloc+0x8/0x10 reserved=0"
+    " is_atomic=0 size=8 align=8 base_addr=0000000011000000 off=0 ptr=0000000000000010 bytes_alloc=32"
+    " gfp_flags=GFP_KERNEL|__GFP_ZERO\n"
+)
+OLD = (
+    "     bash-9      [000] .....     1.000002: percpu_alloc_percpu: reserved=0 is_atomic=0 size=64 align=8"
+    " base_addr=0000000011000000 off=64 ptr=0000000000000050\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('call_site ~ "*sock*"', [1]),
+        ('call_site ~ "sock_*_alloc+0x?/0x10"', [1]),
+        ('call_site ~ "sock"', []),
+        ('call_site ~ "SOCK*"', []),
+        ("call_site == 'sock_prot_alloc+0x8/0x10'", [1]),
+        ('call_site != "x"', [1]),  # the other does not say who asked
+        ('gfp_flags ~ "*__GFP_ZERO*" && size == 8', [1]),
+        ("bytes_alloc > 8", [1]),
+        ("bytes_alloc < 8", []),
+        ("common_pid == 9", [2]),
+        ("CPU >= 1", [1]),
+        ('COMM == "bash" || COMM ~ "s*d"', [1, 2]),
+        ('!(COMM == "bash")', [1]),
+    ],
+)
+def test_a_recorded_trace_is_chosen_by_texts_and_what_every_event_has(text: str, rows: list[int]) -> None:
+    assert read_trace_text(SOCK + OLD, events=text).line.tolist() == rows
+
+
+def test_names_of_later_fields_are_let_pass_by_events_that_lack_them() -> None:
+    free = SOCK.split("percpu_alloc")[0] + "percpu_free_percpu: base_addr=0000000011000000 off=0 ptr=0000000000000010\n"
+    assert read_trace_text(SOCK + free, events='call_site ~ "x*"').line.tolist() == [2]
+    assert read_trace_text(SOCK + free, events='COMM ~ "x*"').line.tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("bytes_alloc > 100", [64, 128]),
+        ("bytes_alloc == 32", [8]),
+        ('gfp_flags == "GFP_ATOMIC"', [64]),
+        ('gfp_flags ~ "GFP_*"', [8, 64, 128]),
+        ('gfp_flags != "GFP_ATOMIC" && call_site == "0x0"', [8, 128]),
+        ('call_site ~ "*sock*"', []),
+        ('COMM == "percpu_lab" && common_pid == 1 && CPU == 0', [8, 64, 128]),
+        ("CPU > 0", []),
+    ],
+)
+@pytest.mark.parametrize("jit", ["off", "wait"])
+def test_the_ring_of_an_engine_knows_the_fields_it_prints(text: str, sizes: list[int], jit: str) -> None:
+    a = Allocator(engine="v6.12-bitmap", jit=jit)
+    for size, gfp in ((8, GFP_KERNEL), (64, GFP_ATOMIC), (128, GFP_KERNEL)):
+        a.alloc_percpu(size, gfp=gfp)
+    made = a.trace.columns()
+    assert made.size[EventFilter.from_text(ALLOC, text, later=True).mask(made)].tolist() == sizes
+    a.trace.clear()
+    a.trace.set_filter(ALLOC, text)
+    for size, gfp in ((8, GFP_KERNEL), (64, GFP_ATOMIC), (128, GFP_KERNEL)):
+        a.alloc_percpu(size, gfp=gfp)
+    assert [event.size for event in a.trace if event.name == ALLOC] == sizes  # type: ignore[attr-defined]
+
+
+def test_an_old_kernel_has_none_of_the_later_fields() -> None:
+    with pytest.raises(FilterError, match="field 'bytes_alloc' not found"):
+        Allocator(jit="off").trace.set_filter(ALLOC, "bytes_alloc > 100")
+
+
 # --- errors ---
 
 
@@ -225,6 +301,10 @@ def test_deepest_parentheses_on_both_sides_still_count_right() -> None:
         ("size == 18446744073709551616", 9, "18446744073709551616 does not fit size"),
         ("size == 4 size == 5", 11, "unexpected 'size'"),
         ("size & 4 == 4", 10, "unexpected '=='"),
+        ("COMM > 3", 6, "an operator is missing"),
+        ("COMM == bash", 9, "a text is missing"),
+        ('COMM == "bash', 9, "a text is missing"),
+        ('CPU ~ "1"', 5, "an operator is missing"),
         ("size == 4)", 10, "unexpected ')'"),
         ("align == 4 && (size == 4", 15, "this parenthesis is not closed"),
         ("(" * (MAX_DEPTH + 1) + "size == 1", MAX_DEPTH + 1, "parentheses are nested too deep"),
@@ -242,7 +322,8 @@ def test_caret_stands_under_the_fault() -> None:
     with pytest.raises(FilterError) as caught:
         EventFilter.from_text("percpu_create_chunk", "base_addr > 3 &&\toff > 1")
     assert str(caught.value) == (
-        "filter of percpu_create_chunk, column 18: field 'off' not found; fields of percpu_create_chunk: base_addr\n"
+        "filter of percpu_create_chunk, column 18: field 'off' not found; fields of percpu_create_chunk: base_addr; "
+        "of every event: common_pid, CPU, COMM\n"
         "    base_addr > 3 && off > 1\n"
         "                     ^"
     )

@@ -15,6 +15,7 @@ from ._jit import cold
 FILTER_TEST, FILTER_NOT, FILTER_AND, FILTER_OR = range(4)
 FILTER_EQ, FILTER_NE, FILTER_LT, FILTER_LE, FILTER_GT, FILTER_GE, FILTER_BAND = range(7)
 FIELD_RESERVED, FIELD_IS_ATOMIC, FIELD_SIZE, FIELD_ALIGN, FIELD_BASE_ADDR, FIELD_OFF, FIELD_PTR = range(7)
+FIELD_BYTES_ALLOC = 7
 OPERATOR_SHIFT = 8
 FIELD_SHIFT = 16
 MAX_WAITING = 62  # results that may wait for their AND or OR
@@ -35,7 +36,10 @@ def filter_matches(s, event, size, align, base_addr, off, ptr, reserved, is_atom
         code = word & ((1 << OPERATOR_SHIFT) - 1)
         at += 1
         if code == FILTER_TEST:
-            value = _field_value(word >> FIELD_SHIFT, size, align, base_addr, off, ptr, reserved, is_atomic)
+            if word >> FIELD_SHIFT == FIELD_BYTES_ALLOC:  # on all possible CPUs together
+                value = _wrapped(size * g[L.NR_CPUS])
+            else:
+                value = _field_value(word >> FIELD_SHIFT, size, align, base_addr, off, ptr, reserved, is_atomic)
             results <<= 1
             if _test_holds(word, value, g[at]):
                 results |= 1

@@ -58,7 +58,7 @@ def _filter(text: str) -> Chooser:
     problem: FilterError | None = None
     for point in TRACEPOINTS:
         try:
-            filters.append(EventFilter.from_text(point.name, text))
+            filters.append(EventFilter.from_text(point.name, text, later=True))
         except FilterError as error:
             problem = problem or error  # of the allocation, which has most fields
     if not filters:
