@@ -22,7 +22,7 @@ from percpu_lab.cases import Case
 from percpu_lab.core import layout as L
 from percpu_lab.kernels import V4_13
 from percpu_lab.play import play, state_document
-from percpu_lab.questions import slots, why_failed, why_not_freed
+from percpu_lab.questions import slots, waste, why_failed, why_not_freed
 from percpu_lab.review import FORCED, VERDICTS, Review, review
 from percpu_lab.traces.early import with_columns
 from percpu_lab.traces.recording import open_trace
@@ -180,6 +180,8 @@ def test_questions_are_answered_by_the_model_of_that_kernel() -> None:
     assert "chunk" in slots(opened).headline()
     assert "it is kept: the first wholly free chunk is the spare" in why_not_freed(opened, 4, at=8).headline()
     assert "balance work is pending, and will destroy it" in why_not_freed(opened, 4, at=18).headline()
+    empty = next(row for row in waste(reviewed(named("atomic_unpopulated"))).rows if "empty" in row.way)
+    assert empty.nr is not None
     failed = why_failed(open_trace(named("atomic_unpopulated")))
     assert failed.is_explained
     assert failed.rows

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..columns import FREE, HOLE, IN_USE, RESERVED_ORDINAL, UNKNOWN, Snapshot
+from ..columns import FREE, HOLE, IN_USE, RESERVED_ORDINAL, UNKNOWN, Snapshot, snapshot
 from ..engine import Engine
 from ..models import BITMAP
 from ..plain import count
@@ -199,7 +199,7 @@ def _empty_in_model(whole: Subject, at: At) -> _Part:
     """Pages as the model of a review has them; certain until pages were given back."""
     engine, until = whole.engine_at(at), whole.review.trusted_until
     assert engine is not None
-    nr = _counted_empty_pages(engine)
+    nr = _empty_pages_of(engine, whole, snapshot(engine))
     is_certain = until is None or whole.moment(at) <= until
     return _Part(_EMPTY, nr, nr * PAGE_SIZE, "exact" if is_certain else "inferred")
 
