@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from . import layout as L
 from ._jit import shared
-from .backing import depopulate_all, pcpu_chunk_populated, pcpu_destroy_chunk
+from .backing import depopulate_all, pcpu_chunk_populated, pcpu_destroy_chunk, pcpu_next_run
 from .lists import list_del
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from .page import PAGE_SHIFT, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
@@ -143,6 +143,14 @@ def is_legal_size(size, granule):
 @shared
 def page_end(off, size):
     return (off + size + PAGE_SIZE - 1) >> PAGE_SHIFT
+
+
+@shared
+def lacks_pages(s, c, off, size):
+    """Say whether a page of a place is not populated."""
+    end = page_end(off, size)
+    start, _ = pcpu_next_run(s, c, off >> PAGE_SHIFT, end, 0)
+    return s.g[L.BACKING_KM] == 0 and start < end
 
 
 @shared

@@ -28,7 +28,7 @@ from .areamap import (
     pcpu_size_to_slot,
     take_area,
 )
-from .backing import depopulate_run, pcpu_next_run, populate_some
+from .backing import depopulate_run, populate_some
 from .counters import pcpu_stats_area_alloc, pcpu_update_empty_pages
 from .lists import list_add, list_del, list_empty
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
@@ -137,13 +137,6 @@ def must_extend(s, size, place):
     return False
 
 
-@kernel
-def lacks_pages(s, c, off, size):
-    end = R.page_end(off, size)
-    start, _ = pcpu_next_run(s, c, off >> PAGE_SHIFT, end, 0)
-    return s.g[L.BACKING_KM] == 0 and start < end
-
-
 @cold
 def why_failed_reserved(s, place, size, is_atomic, logged):
     c = s.g[L.RESERVED_CHUNK]
@@ -161,9 +154,10 @@ def why_failed_reserved(s, place, size, is_atomic, logged):
 def why_failed_atomic(s, size, align):
     """Tell a chunk that has room and pages, but no entries to spare in its map, from want of pages or of room."""
     c, off = predict(s, size, align, 0)
-    if c != 0 and s.chunk[c + L.MAP_ALLOC] < s.chunk[c + L.MAP_USED] + ATOMIC_NEED and not lacks_pages(s, c, off, size):
-        return L.REASON_EXTEND
-    return L.REASON_ATOMIC
+    if c == 0 or R.lacks_pages(s, c, off, size):
+        return L.REASON_ATOMIC
+    is_short = s.chunk[c + L.MAP_ALLOC] < s.chunk[c + L.MAP_USED] + ATOMIC_NEED
+    return L.REASON_EXTEND if is_short else L.REASON_ATOMIC
 
 
 @cold
@@ -181,7 +175,7 @@ def why_failed(s, c, off, size, align, flags, logged):
         return L.REASON_EXTEND
     if c == 0:
         return L.REASON_NEW_CHUNK
-    if lacks_pages(s, c, off, size):
+    if R.lacks_pages(s, c, off, size):
         return L.REASON_POPULATE
     return L.REASON_EXTEND if may_extend and logged != L.REASON_POPULATE else L.REASON_NONE
 

@@ -97,10 +97,9 @@ def begins_area(s, c, off):
 
 @cold
 def why_failed(s, c, off, size, align, flags, logged):
-    if flags & L.FLAG_ATOMIC and c != 0:
-        return L.REASON_NONE
     if c != 0:
-        return L.REASON_POPULATE
+        is_short = flags & L.FLAG_ATOMIC == 0 and R.lacks_pages(s, c, off, size)
+        return L.REASON_POPULATE if is_short else L.REASON_NONE
     if flags & L.FLAG_RESERVED and s.g[L.RESERVED_CHUNK] != 0:
         return L.REASON_RESERVED
     return L.REASON_ATOMIC if flags & L.FLAG_ATOMIC else L.REASON_NEW_CHUNK
