@@ -9,12 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_traces import alloc, fail, trace
+from tiny_traces import alloc, create, fail, trace
 
 import percpu_lab as lab
 from percpu_lab.core import layout as L
 from percpu_lab.errors import RequestError
-from percpu_lab.questions import Subject, decisions, explain, failures, slots, verdict, waste, why_failed, why_not_freed
+from percpu_lab.questions import (
+    Subject,
+    decisions,
+    explain,
+    failures,
+    slots,
+    top,
+    verdict,
+    waste,
+    why_failed,
+    why_not_freed,
+)
 from percpu_lab.review import Review, review
 from percpu_lab.traces.early import with_columns
 from percpu_lab.traces.recorded import RecordedTrace
@@ -325,8 +336,39 @@ def test_why_not_freed_takes_the_chunk_that_it_names_where_a_trace_meets_another
     assert whole.trace.chunk.tolist() == [0, 1, 0]
     named = whole.rebuilt.event_ordinal.tolist()
     assert named[1] == 0
-    assert named[0] == named[2] > 1
+    assert named[0] == named[2] == 1
     found = why_not_freed(whole, named[0])
     assert found.nr_populated is not None
     assert found.nr_areas == 2
     assert why_not_freed(whole, 0).rules[0].text.startswith("the first and the reserved chunk are immutable")
+
+
+def test_all_answers_give_a_chunk_one_number(tmp_path: Path) -> None:
+    (tmp_path / "dmesg.txt.gz").write_bytes((BOOT / "dmesg.txt.gz").read_bytes())
+    (tmp_path / "uname.txt").write_bytes((BOOT / "uname.txt").read_bytes())
+    calls = [
+        alloc(8192, 64, 1.0, base=0x10000),
+        alloc(4096, 64, 1.1, base=0x20000, reserved=1),
+        alloc(40960, 64, 1.2, base=0x90000),
+        create(1.3, 0xA0000),
+        alloc(0, 32_768, 1.4, base=0xA0000),
+        alloc(32_768, 8, 1.5, base=0xA0000),
+        alloc(49152, 8, 1.6, base=0x80000),
+        alloc(49160, 8, 1.7, base=0x80000),
+        alloc(49168, 8, 1.8, base=0x80000),
+    ]
+    (tmp_path / "trace.txt").write_text("\n".join([*calls, ""]))
+    whole = Subject.of(review(lab.open_trace(tmp_path), jit="off"))
+    recorded = {row.who: row.nr_areas for row in top(whole, by="chunk").rows}
+    assert recorded == {"reserved": 1, "first chunk": 1, "chunk 1": 1, "chunk 2": 3, "chunk 3": 2}
+    seen = {row.chunk: row for row in slots(whole).rows}
+    assert set(seen) == set(recorded)
+    assert seen["chunk 3"].nr_areas == 2
+    assert whole.rebuilt is not None
+    for row, ordinal in enumerate(whole.rebuilt.event_ordinal.tolist()):
+        if whole.trace.event[row] == L.EVENT_ALLOC:
+            opened = explain(whole, row).recorded
+            assert opened is not None
+            assert opened[0] == ordinal
+    for chunk in (1, 2, 3):
+        assert why_not_freed(whole, chunk).nr_areas == recorded[f"chunk {chunk}"]

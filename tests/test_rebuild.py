@@ -256,9 +256,21 @@ def test_the_first_chunk_is_the_one_that_was_never_created_and_whose_areas_fit_i
     chunks = rebuilt.snapshot(3).chunks
     assert dict(zip(chunks.base_addr.tolist(), chunks.ordinal.tolist(), strict=True)) == {
         0x1000: 0,
-        0x9000: 3,
+        0x9000: 1,
         0x5000: 2,
     }
+
+
+def test_a_reserved_chunk_that_is_met_late_takes_no_number_of_a_chunk() -> None:
+    text = (
+        alloc_line(1, 0x1000, 8192)
+        + LINE.format(2, "create_chunk: base_addr=0000000000005000")
+        + alloc_line(3, 0x7000, 64, reserved=1)
+        + LINE.format(4, "create_chunk: base_addr=0000000000009000")
+        + alloc_line(5, 0xB000, 40960)
+    )
+    rebuilt = Rebuilt.of(read_trace_text(text), Unit(65536, 4096, 4096, 16384, {0: 0}))
+    assert rebuilt.event_ordinal.tolist() == [0, 2, RESERVED_ORDINAL, 3, 1]  # the last one was there before
 
 
 def test_the_reserved_chunk_serves_reserved_requests_alone() -> None:
@@ -400,7 +412,7 @@ def test_true_addresses_tell_the_first_chunk_from_one_that_was_met_before_it() -
         for row, (base, begin) in enumerate([(0xFFFFEDBAFFC00000, 0x60B505E00000), (0xFFFF8D05F9E36000, 0x36000)])
     )
     rebuilt = Rebuilt.of(read_trace_text(text))
-    assert rebuilt.event_ordinal.tolist() == [2, 0]
+    assert rebuilt.event_ordinal.tolist() == [1, 0]
     assert rebuilt.first_is_certain
 
 

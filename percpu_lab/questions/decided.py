@@ -122,7 +122,11 @@ class Explained(Answer):
 
 
 def _place(place: tuple[int, int] | None) -> str:
-    return "NULL" if place is None else f"offset {place[1]:,} of {chunk_label(place[0])}"
+    return "NULL" if place is None else _at(chunk_label(place[0]), place[1])
+
+
+def _at(chunk: str, off: int) -> str:
+    return f"offset {off:,} of {chunk}"
 
 
 def decisions(subject: Any) -> Decisions:
@@ -185,7 +189,7 @@ def _groups(whole: Subject, review: Review) -> list[DecisionGroup]:
     for verdict in reversed(range(len(VERDICTS))):
         rows = np.flatnonzero(found.verdict == verdict)
         if VERDICTS[verdict] == _FORCED:
-            groups += [_group(whole, _FORCED, _wanted(found, k), found.row[[k]]) for k in rows.tolist()]
+            groups += [_group(whole, _FORCED, _wanted(whole, found, k), found.row[[k]]) for k in rows.tolist()]
             continue
         for cause in np.unique(found.cause[rows]).tolist():
             name = found.causes[cause]
@@ -194,11 +198,13 @@ def _groups(whole: Subject, review: Review) -> list[DecisionGroup]:
     return groups
 
 
-def _wanted(found: Any, k: int) -> str:
+def _wanted(whole: Subject, found: Any, k: int) -> str:
     """What the model wanted in place of a decision that is not explained."""
     chunk, off = int(found.predicted_chunk[k]), int(found.predicted_off[k])
-    recorded = _place((int(found.chunk[k]), int(found.off[k])))
-    return f"recorded {recorded}, the model wants {'no place' if chunk == L.NO_CHUNK else _place((chunk, off))}"
+    recorded = _at(whole.name_of(int(found.chunk[k])), int(found.off[k]))
+    return (
+        f"recorded {recorded}, the model wants {'no place' if chunk == L.NO_CHUNK else _at(whole.name_of(chunk), off)}"
+    )
 
 
 def _group(whole: Subject, verdict: str, cause: str, rows: Any) -> DecisionGroup:

@@ -8,7 +8,6 @@ from typing import Any
 from ..columns import Snapshot, snapshot
 from ..errors import RequestError
 from ..plain import count
-from ..views._words import chunk_label
 from .answer import Answer
 from .subject import At, Notes, Subject
 
@@ -88,7 +87,10 @@ def slots(subject: Any, *, at: At = None) -> Slots:
     reserved = engine.reserved_chunk()
     if reserved is not None:
         states[reserved.ordinal] = reserved
-    rows = tuple(_row(snap, k, states.get(ordinal)) for k, ordinal in enumerate(snap.chunks.ordinal.tolist()))
+    rows = tuple(
+        _row(snap, k, whole.name_of(ordinal), states.get(ordinal))
+        for k, ordinal in enumerate(snap.chunks.ordinal.tolist())
+    )
     totals = snap.totals
     return Slots(
         rows=rows, moment=snap.op if whole.engine is not None else whole.moment(at),
@@ -97,11 +99,11 @@ def slots(subject: Any, *, at: At = None) -> Slots:
     )  # fmt: skip
 
 
-def _row(snap: Snapshot, k: int, state: Any) -> SlotRow:
+def _row(snap: Snapshot, k: int, name: str, state: Any) -> SlotRow:
     chunks = snap.chunks
     slot = int(chunks.slot[k])
     return SlotRow(
-        slot=slot if slot >= 0 else None, position=int(chunks.position[k]), chunk=chunk_label(int(chunks.ordinal[k])),
+        slot=slot if slot >= 0 else None, position=int(chunks.position[k]), chunk=name,
         state="isolated" if getattr(state, "isolated", False) else "", nr_areas=int(chunks.nr_alloc[k]),
         free_bytes=int(chunks.free_bytes[k]), contig_hint_bytes=int(chunks.contig_hint[k]),
         largest_bytes=int(chunks.largest_free_bytes[k]), nr_populated=int(chunks.nr_populated[k]),

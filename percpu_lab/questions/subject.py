@@ -20,6 +20,7 @@ from ..geometry import AllocInfo
 from ..plain import count
 from ..rebuild import Rebuilt
 from ..rebuild.holders import NOT_RECORDED
+from ..views._words import chunk_label
 from .ledger import NOBODY, Ledger
 
 if TYPE_CHECKING:
@@ -134,6 +135,18 @@ class Subject:
         if self.recording is None or not self.review.is_reviewed:
             return None
         return self.review.state_at(self.moment(at))
+
+    def name_of(self, chunk: int) -> str:
+        """Name a chunk of engine_at() as all answers do: by its ordinal in the recording.
+
+        Args:
+            chunk: its ordinal in the engine, which counts otherwise where a recording begins in the middle.
+        """
+        if self.engine is None:
+            from ..review.explain import recorded_ordinal
+
+            chunk = recorded_ordinal(self.review, chunk)
+        return chunk_label(chunk)
 
     @property
     def trace(self) -> Any:

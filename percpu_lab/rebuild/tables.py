@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..columns import FIRST_CHUNK, PLAIN_CHUNK, RESERVED_CHUNK, RESERVED_ORDINAL, Frozen, Ints
 from ..core import layout as L
 from .log import Log
-from .walk import BEFORE, FREED, NEVER, Walk
+from .walk import BEFORE, FREED, NEVER, ChunkLife, Walk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +46,7 @@ class ChunkTable(Frozen):
     """Every chunk that was ever seen, by ordinal.
 
     Args:
-        ordinal: 0 is the first chunk, -1 the reserved one; others count in the order they appear.
+        ordinal: 0 is the first chunk, -1 the reserved one; the others count from 1 in the order of their creation.
         kind: FIRST_CHUNK, RESERVED_CHUNK or PLAIN_CHUNK.
         base_addr: as events print it, perhaps hashed.
         created, destroyed: rows; BEFORE and NEVER if that did not happen within the recording.
@@ -93,7 +93,7 @@ def chunk_table(log: Log, walk: Walk, has_reserved: bool) -> tuple[ChunkTable, I
     The first and the reserved chunk are in it even if no event tells of them: they are there from boot.
     """
     identities = [life.identity for life in walk.chunks]
-    ordinal = _ordinals(log, identities)
+    ordinal = _ordinals(log, walk.chunks)
     created, destroyed = [life.created for life in walk.chunks], list(walk.destroyed)
     lost = [life.is_creation_lost for life in walk.chunks]
     unseen = [k for k, is_there in ((0, True), (RESERVED_ORDINAL, has_reserved)) if is_there and k not in ordinal]
@@ -121,17 +121,16 @@ def chunk_table(log: Log, walk: Walk, has_reserved: bool) -> tuple[ChunkTable, I
     return table, row_of
 
 
-def _ordinals(log: Log, identities: list[int]) -> list[int]:
-    """Give the first chunk 0, the reserved one -1, and the others the numbers that a reader of the trace gives them."""
-    shared = log.first >= 0 and log.reserved >= 0 and log.base_addr[log.first] == log.base_addr[log.reserved]
-    numbered = [k for k, identity in enumerate(identities) if not (shared and identity == log.reserved)]
-    number = {k: n for n, k in enumerate(numbered)}
+def _ordinals(log: Log, lives: list[ChunkLife]) -> list[int]:
+    """Give the first chunk 0, the reserved one -1, and the others 1, 2, ... in the order of their creation.
+
+    That of chunks from before the recording is the order in which they are met.
+    """
     boot = {log.first: 0, log.reserved: RESERVED_ORDINAL}
-    spare = len(numbered)  # for a chunk that was met before the first chunk
-    return [
-        boot[identity] if identity in boot and identity >= 0 else number[k] or spare
-        for k, identity in enumerate(identities)
-    ]
+    boot.pop(-1, None)
+    others = sorted((k for k, life in enumerate(lives) if life.identity not in boot), key=lambda k: lives[k].created)
+    number = {k: n for n, k in enumerate(others, 1)}
+    return [number[k] if k in number else boot[life.identity] for k, life in enumerate(lives)]
 
 
 def as_rows(positions: npt.ArrayLike, log: Log) -> Ints:

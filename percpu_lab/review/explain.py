@@ -8,7 +8,7 @@ slot 12   chunk 1    chosen: offset 8,192
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..core import layout as L
@@ -20,7 +20,7 @@ from .allocators import ALLOCATORS
 if TYPE_CHECKING:
     from .result import Review
 
-__all__ = ["Explanation", "Tried", "explain"]
+__all__ = ["Explanation", "Tried", "explain", "recorded_ordinal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Tried:
 
     Args:
         slot: its list; -1 for the reserved chunk.
-        chunk: its ordinal.
+        chunk: its ordinal in the recording.
         off: where it serves the request, in bytes; None if it refuses.
         why: it refuses, or how it serves.
     """
@@ -52,8 +52,8 @@ class Explanation:
         request: the request in words.
         first_slot: where the search begins; the slots below hold no chunk with room enough.
         tried: the chunks it came to, in that order.
-        chosen: chunk and offset; None if nothing served it.
-        recorded: chunk and offset in the trace; None for a failure.
+        chosen: ordinal of the chunk in the recording, and offset; None if nothing served it.
+        recorded: the same as the trace has it; None for a failure.
         verdict: of the review.
     """
 
@@ -96,16 +96,39 @@ def explain(review: Review, engine: Engine, row_words: Sequence[int], row: int) 
     if kind not in (L.EVENT_ALLOC, L.EVENT_FAIL):
         raise RequestError(f"row {row} is no request", where="explain", remedy="take an allocation or a failure")
     is_atomic, is_reserved = bool(flags & L.FLAG_ATOMIC), bool(flags & L.FLAG_RESERVED)
-    tried = tuple(_walk(engine, size, align, is_atomic, is_reserved))
+    walk = _walk(engine, size, align, is_atomic, is_reserved)
+    tried = tuple(replace(step, chunk=recorded_ordinal(review, step.chunk)) for step in walk)
     chosen = next(((t.chunk, t.off) for t in tried if t.off is not None), None)
     words = f"{size} bytes aligned to {align}, {'atomic' if is_atomic else 'GFP_KERNEL'}"
-    recorded, verdict = review.recorded_place(row, off), review.verdict_text(row)
+    place, verdict = review.recorded_place(row, off), review.verdict_text(row)
+    recorded = None if place is None else (recorded_ordinal(review, place[0]), place[1])
     first = (
         -1
         if is_reserved and engine.scalar(L.RESERVED_CHUNK)
         else ALLOCATORS[engine.model.name].searched(engine, size)[0]
     )
     return Explanation(row, words + ", reserved" * is_reserved, first, tried, chosen, recorded, verdict)
+
+
+def recorded_ordinal(review: Review, chunk: int) -> int:
+    """Give the ordinal in the recording, the one of all answers and views, of a chunk of the model.
+
+    Args:
+        review: that has the model.
+        chunk: its ordinal in the model; one that no event names keeps it.
+    """
+    if chunk <= 0:
+        return chunk
+    # mostly they are the same; where a recording begins in the middle they differ by little
+    near = sorted(review.rebuilt.chunks.ordinal.tolist(), key=lambda ordinal: abs(ordinal - chunk))
+    return next((ordinal for ordinal in near if ordinal > 0 and _is_model(review, ordinal, chunk)), chunk)
+
+
+def _is_model(review: Review, ordinal: int, chunk: int) -> bool:
+    try:
+        return review.chunk_of(ordinal) == chunk
+    except RequestError:  # no event that was replayed names it
+        return False
 
 
 def _walk(engine: Engine, size: int, align: int, is_atomic: bool, is_reserved: bool) -> Iterator[Tried]:
