@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_traces import BASE, alloc, free, trace
+from tiny_traces import BASE, alloc, free, marker, trace
 
 import percpu_lab as lab
 from percpu_lab.errors import RequestError
@@ -392,3 +392,31 @@ def test_ledger_is_in_the_order_of_birth(boot: Recording) -> None:
     assert (np.diff(ledger.born) > 0).all()
     assert (ledger.died > ledger.born).all()
     assert BASE not in ledger.chunk
+
+
+@pytest.fixture(params=[0, 8192])
+def read_early_and_late(tmp_path: Path, request: pytest.FixtureRequest) -> Recording:
+    """Pages are populated between a reading of meminfo and another at the end; 2 are empty at each."""
+    (tmp_path / "snap").mkdir()
+    (tmp_path / "snap" / "001-a.txt").write_text("Percpu: 240 kB\n")
+    (tmp_path / "meminfo.txt").write_text("Percpu: 272 kB\n")
+    calls = [
+        alloc(12288, 64, 1.0),
+        marker("SNAP_BEGIN 001 a", 1.1),
+        marker("SNAP_END 001 a", 1.2),
+        *(alloc(16384 + 4096 * k, 64, 1.3 + k / 100) for k in range(2)),
+    ]
+    (tmp_path / "trace.txt").write_text("\n".join([*calls, ""]))
+    return lab.open_trace(tmp_path, geometry=f"s49152 r{request.param} d65536 u524288 cpus=4", release="6.12.0")
+
+
+def test_empty_pages_are_those_of_a_reading_less_what_lived_at_its_own_row(read_early_and_late: Recording) -> None:
+    pages = {at: next(row for row in waste(read_early_and_late, at=at).rows if row.way.startswith("empty")).nr
+             for at in (1, 2, None)}  # fmt: skip
+    assert pages == {1: 2, 2: 2, None: 2}
+
+
+def test_cost_takes_the_last_reading_of_meminfo_up_to_the_moment(read_early_and_late: Recording) -> None:
+    found = {at: cost(read_early_and_late, 4, at=at) for at in (1, 2, None)}
+    assert {at: each.rows[0].percpu_bytes for at, each in found.items()} == {1: 245760, 2: 245760, None: 278528}
+    assert "at row 1, 1 row before" in found[2].inferred[-1]

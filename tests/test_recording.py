@@ -389,3 +389,15 @@ def test_a_damaged_reading_of_hashed_addresses_leaves_the_true_ones(folder: Path
     recording = open_trace(folder)
     assert kinds(recording)[0] == ("trace.txt.gz", "unreadable")
     assert len(recording.trace) == 336
+
+
+def test_meminfo_and_vmallocinfo_at_the_top_of_a_folder_are_a_reading_at_the_end(folder: Path) -> None:
+    (folder / "meminfo.txt").write_text("MemTotal: 3000000 kB\nPercpu: 864 kB\n")
+    area = "0x0000000016cc1a9d-0x0000000059b3307a 2097152 pcpu_get_vm_areas+0x0/0x1070 vmalloc\n"
+    (folder / "vmallocinfo-pcpu.txt").write_text(area)
+    recording = open_trace(folder)
+    last, nr = recording.proc[-1], len(recording.trace)
+    assert (last.file, last.percpu_kib, last.rows) == ("meminfo.txt", 864, (nr, nr))
+    assert [area.size_bytes for area in last.vmalloc_areas] == [2097152]
+    assert last.number not in {reading.number for reading in (*recording.stats, *recording.proc[:-1])}
+    assert open_trace(folder, limit=100).proc[-1].rows is None

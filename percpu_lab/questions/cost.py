@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError
 from ..geometry.info import MAX_CPUS
 from ..plain import count
-from ..units import KIB, format_bytes
+from ..units import format_bytes
 from .answer import Answer
-from .subject import At, Subject
+from .subject import At, Populated, Subject
 
 if TYPE_CHECKING:
     from ..views.static import Picture
@@ -95,16 +95,18 @@ def cost(subject: Any, cpus: int | Sequence[int] | None = None, *, size: int | N
         raise RequestError(f"{size} bytes are no area", where="size", remedy="give the bytes of one area")
     size_bytes, nr_areas = (int(whole.ledger.size[live].sum()), int(live.sum())) if size is None else (size, 1)
     pointer = _accounting_pointer(whole)
-    percpu = None if size is not None else _percpu_of_a_cpu(whole, own)
+    read = whole.meminfo(at) if size is None and own else None
     rows = tuple(
         CostAt(
             nr, size_bytes * nr,
             None if pointer is None else size_bytes // _GRANULE_BYTES * pointer,
-            None if percpu is None else percpu * nr,
+            None if read is None else read.cpu_bytes * nr,
         )
         for nr in counts
     )  # fmt: skip
-    return Cost(rows=rows, size_bytes=size_bytes, nr_areas=nr_areas, own_cpus=own, **_notes(own, percpu))
+    return Cost(
+        rows=rows, size_bytes=size_bytes, nr_areas=nr_areas, own_cpus=own, **_notes(own, read, whole.moment(at))
+    )
 
 
 def _checked_cpus(cpus: int | Sequence[int] | None, own: int | None) -> list[int]:
@@ -127,18 +129,10 @@ def _accounting_pointer(whole: Subject) -> int | None:
     return (recording.pointer_bytes or 8) if recording.accounts_memcg else 0
 
 
-def _percpu_of_a_cpu(whole: Subject, own: int | None) -> int | None:
-    """Percpu of the last reading of meminfo, for one CPU."""
-    readings = [] if whole.recording is None else [r for r in whole.recording.proc if r.percpu_kib is not None]
-    if not readings or not own:
-        return None
-    assert whole.info is not None
-    return int(readings[-1].percpu_kib or 0) * KIB // whole.info.nr_units
-
-
-def _notes(own: int | None, percpu: int | None) -> dict[str, tuple[str, ...]]:
+def _notes(own: int | None, read: Populated | None, moment: int) -> dict[str, tuple[str, ...]]:
     certain = ("every area costs its size on each possible CPU, whether the CPU is there or not",)
     inferred = ["software that makes areas for each CPU or queue would make more of them"]
-    if percpu is not None:
-        inferred.append(f"percpu: the last reading of meminfo with {own} CPUs, scaled; the layout may differ")
+    if read is not None:
+        when = f"at row {read.row:,}" + (f", {count(moment - read.row, 'row')} before" if read.row < moment else "")
+        inferred.append(f"percpu: the reading of meminfo {when}, with {own} CPUs, scaled; the layout may differ")
     return {"certain": certain, "inferred": tuple(inferred)}

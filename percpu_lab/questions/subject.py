@@ -7,7 +7,7 @@ Allocator        ──▶ Rebuilt of its ring if that lost nothing, else the li
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ..geometry import AllocInfo
 from ..plain import count
 from ..rebuild import Rebuilt
 from ..rebuild.holders import NOT_RECORDED
+from ..units import KIB
 from ..views._words import chunk_label
 from .ledger import NOBODY, Ledger
 
@@ -31,6 +32,13 @@ Notes = dict[str, tuple[str, ...]]
 At = int | str | None
 _NOBODY = ("__alloc_percpu", "__alloc_reserved_percpu", "pcpu_alloc", NOT_RECORDED, NOBODY)
 _MOST = 0.5
+
+
+class Populated(NamedTuple):
+    """What a reading of meminfo says: behind which row of the trace it was read, and the populated bytes of a CPU."""
+
+    row: int
+    cpu_bytes: int
 
 
 class Subject:
@@ -147,6 +155,17 @@ class Subject:
 
             chunk = recorded_ordinal(self.review, chunk)
         return chunk_label(chunk)
+
+    def meminfo(self, at: At = None) -> Populated | None:
+        """Give the last reading of meminfo up to a moment; None if there is none whose moment is known."""
+        if self.recording is None or self.info is None:
+            return None
+        moment = self.moment(at)
+        known = [(r.rows[1], r.percpu_kib) for r in self.recording.proc if r.rows and r.percpu_kib is not None]
+        row, percpu_kib = max(
+            (each for each in known if each[0] <= moment), key=lambda each: each[0], default=(0, None)
+        )
+        return None if percpu_kib is None else Populated(row, percpu_kib * KIB // self.info.nr_units)
 
     @property
     def trace(self) -> Any:

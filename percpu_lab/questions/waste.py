@@ -18,7 +18,7 @@ from ..columns import FREE, HOLE, IN_USE, RESERVED_ORDINAL, UNKNOWN, Snapshot, s
 from ..engine import Engine
 from ..models import BITMAP
 from ..plain import count
-from ..units import KIB, PAGE_SIZE, bytes_to_pages, format_bytes
+from ..units import PAGE_SIZE, bytes_to_pages, format_bytes, round_up
 from .answer import Answer
 from .ledger import Bools, Ints
 from .subject import At, Notes, Subject
@@ -120,7 +120,7 @@ def waste(subject: Any, *, at: At = None) -> Waste:
     )  # fmt: skip
     used = int(snap.areas.size_bytes[snap.areas.kind == IN_USE].sum())
     return Waste(rows=rows, used_bytes=used, nr_cpus=nr_cpus, populated_bytes=_populated(whole, snap, at),
-                 **_notes(whole))  # fmt: skip
+                 **_notes(whole, at))  # fmt: skip
 
 
 def _rounding(whole: Subject, snap: Snapshot) -> _Part:
@@ -188,10 +188,11 @@ def _empty(whole: Subject, snap: Snapshot, at: At) -> _Part:
         return _Part(_EMPTY, nr, nr * PAGE_SIZE)
     if whole.is_replayed:
         return _empty_in_model(whole, at)
-    reading = _reading(whole, at)
+    reading = whole.meminfo(at)
     if reading is None:
         return _Part(_EMPTY, None, None, "unknown")
-    nr = max(reading // PAGE_SIZE - len(_touched(whole, snap) | _static_pages(whole)), 0)
+    then = whole.snapshot(reading.row)  # what lived when it was read, not what lives at the moment asked for
+    nr = max(reading.cpu_bytes // PAGE_SIZE - len(_touched(whole, then) | _static_pages(whole)), 0)
     return _Part(_EMPTY, nr, nr * PAGE_SIZE, "inferred")
 
 
@@ -230,13 +231,13 @@ def _touched(whole: Subject, snap: Snapshot) -> set[tuple[int, int]]:
 
 
 def _shift(whole: Subject, snap: Snapshot, ordinal: Ints) -> Ints:
-    """What is added to the offsets of recorded boot chunks, which count from a base of their own."""
-    if whole.engine is not None or whole.rebuilt is None or whole.rebuilt.space.shares_base:
+    """What is added to the offsets of boot chunks that count from the page where they begin, not from the unit."""
+    if whole.engine is not None or whole.rebuilt is None:
         return np.zeros(len(ordinal), np.int64)
-    unit = snap.unit
-    static = unit.static_size // PAGE_SIZE * PAGE_SIZE
-    first = (unit.static_size + unit.reserved_size) // PAGE_SIZE * PAGE_SIZE
-    return np.select([ordinal == 0, ordinal == RESERVED_ORDINAL], [first, static], 0)
+    unit, space = snap.unit, whole.rebuilt.space
+    first = round_up(max(unit.static_size + unit.reserved_size - space.first[0], 0), PAGE_SIZE)
+    reserved = round_up(max(unit.static_size - space.reserved[0], 0), PAGE_SIZE)
+    return np.select([ordinal == 0, ordinal == RESERVED_ORDINAL], [first, reserved], 0)
 
 
 def _static_pages(whole: Subject) -> set[tuple[int, int]]:
@@ -245,23 +246,15 @@ def _static_pages(whole: Subject) -> set[tuple[int, int]]:
     return {(0, page) for page in range(nr)}
 
 
-def _reading(whole: Subject, at: At) -> int | None:
-    """Populated bytes of one CPU by the last reading of meminfo before the moment."""
-    if whole.recording is None or whole.info is None:
-        return None
-    moment = whole.moment(at)
-    readings = [r for r in whole.recording.proc if r.percpu_kib is not None and (r.rows or (0, 0))[1] <= moment]
-    return int(readings[-1].percpu_kib or 0) * KIB // whole.info.nr_units if readings else None
-
-
 def _populated(whole: Subject, snap: Snapshot, at: At) -> int | None:
     if len(snap.populated):
         pages = int((snap.populated.end_page - snap.populated.first_page).sum())
         return pages * PAGE_SIZE
-    return _reading(whole, at)
+    reading = whole.meminfo(at)
+    return None if reading is None else reading.cpu_bytes
 
 
-def _notes(whole: Subject) -> Notes:
+def _notes(whole: Subject, at: At) -> Notes:
     notes = whole.notes()
     inferred = notes["inferred"]
     least = whole.least_size
@@ -271,7 +264,8 @@ def _notes(whole: Subject) -> Notes:
     inferred += (whole.guess,) if whole.guess else ()
     if whole.is_replayed:
         inferred += ("empty pages: those of the model that replays the recorded calls",)
-    elif whole.recording is not None and whole.info is not None:
-        inferred += ("empty pages: the last reading of meminfo, less the pages in which areas live",)
+    elif (reading := whole.meminfo(at)) is not None:
+        when = f"meminfo was read at row {reading.row:,}"
+        inferred += (f"populated and empty pages: {when}, less the pages in which areas lived then",)
     certain = notes["certain"] + ("holes and tails cost memory only where a page is populated behind them",)
     return {"certain": certain, "inferred": inferred}

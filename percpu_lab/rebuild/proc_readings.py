@@ -55,7 +55,7 @@ def _pages_touched(rebuilt: Rebuilt, row: int) -> int:
 
 def _vmallocinfo(recording: Recording, rebuilt: Rebuilt, reading: ProcReading, rows: list[int]) -> list[Comparison]:
     """Each created chunk has one area a group."""
-    if recording.geometry is None:
+    if recording.geometry is None or (not reading.vmalloc_areas and not _has_vmallocinfo(recording)):
         return []
     info = recording.geometry.info
     nr_areas = sum(area.is_chunk for area in reading.vmalloc_areas)
@@ -71,6 +71,11 @@ def _vmallocinfo(recording: Recording, rebuilt: Rebuilt, reading: ProcReading, r
     elif nr_areas + _listed_around(recording, reading) in (fewest, most):
         verdict, why = "explained", "the files before and after list what is missing in this one"
     return [Comparison(None, "areas of chunks in vmalloc", nr_areas, most, verdict, why)]
+
+
+def _has_vmallocinfo(recording: Recording) -> bool:
+    """Tell whether vmallocinfo was recorded at all; with the first chunk alone it has no areas."""
+    return any(each.vmalloc_areas for each in recording.proc)
 
 
 def _listed_around(recording: Recording, reading: ProcReading) -> int:

@@ -6,6 +6,7 @@
     percpu_early.txt                       calls made before the tracepoints were on
     uname.txt, dmesg.txt, cpucount.txt     the machine
     stats/NNN-name.txt, snap/NNN-name.txt  readings of percpu_stats, and of meminfo and vmallocinfo
+    meminfo.txt, vmallocinfo-pcpu.txt      the same, read at the end
     percpu_stats.txt                       readings whose moment is not known
     case.json, stats.txt, printk.txt       of a simulated run: the machine, readings, the log
 

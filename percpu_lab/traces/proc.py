@@ -11,11 +11,27 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..geometry import AllocInfo
+from .folder import Folder
 
-__all__ = ["ProcFile", "RingLoss", "VmallocArea", "check_chunk_areas", "read_proc", "read_ring_loss"]
+__all__ = [
+    "ProcFile",
+    "ProcReading",
+    "RingLoss",
+    "Rows",
+    "VmallocArea",
+    "check_chunk_areas",
+    "proc_readings",
+    "read_proc",
+    "read_ring_loss",
+]
+
+Rows = tuple[int, int]
+_AT_END = ("meminfo.txt", "vmallocinfo-pcpu.txt")
 
 _PERCPU = re.compile(r"^[ \t]*Percpu:[ \t]+(\d{1,15}) kB[ \t\r]*$", re.MULTILINE)
 _AREA = re.compile(r"^[ \t]*0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})[ \t]+(\d{1,15}) (pcpu_\S+)(.*)$", re.MULTILINE)
@@ -81,6 +97,55 @@ def read_proc(text: str) -> ProcFile:
         area = VmallocArea(int(start, 16), int(end, 16), int(size_bytes), caller, int(pages[1]) if pages else None)
         areas.append(area)
     return ProcFile(int(percpu[1]) if percpu else None, tuple(areas))
+
+
+@dataclass(frozen=True, slots=True)
+class ProcReading:
+    """A reading of /proc/meminfo and /proc/vmallocinfo.
+
+    Args:
+        name, number: of the file, NNN-name.txt; those read at the end have the next number.
+        percpu_kib: the Percpu line of meminfo, populated pages x units in KiB.
+        vmalloc_areas: the pcpu lines of vmallocinfo.
+        rows: events before and behind the reading, as of StatsReading.
+        file: its name in the folder.
+    """
+
+    name: str
+    number: int
+    percpu_kib: int | None
+    vmalloc_areas: tuple[VmallocArea, ...]
+    rows: Rows | None
+    file: str
+
+
+def proc_readings(folder: Folder, rows: Mapping[tuple[str, int], Rows], end: int | None) -> Iterator[ProcReading]:
+    """Read what a folder has of meminfo and vmallocinfo: snap/NNN-name.txt, then the files at its top.
+
+    Args:
+        folder: of the recording.
+        rows: of the markers around the readings ("SNAP", number).
+        end: events of the trace; None if it was cut, and the files at the top were read later.
+    """
+    number = max((number for _, number in rows), default=-1)
+    for file in folder.numbered("snap"):
+        text = folder.read(file.path)
+        if text is not None:
+            number = max(number, file.number)
+            yield _reading(folder, [(file.path, text)], file.name, file.number, rows.get(("SNAP", file.number)))
+    paths = [path for path in map(folder.find, _AT_END) if path is not None]
+    texts = [(path, text) for path in paths if (text := folder.read(path)) is not None]
+    if texts:
+        yield _reading(folder, texts, "at the end", number + 1, None if end is None else (end, end))
+
+
+def _reading(folder: Folder, texts: list[tuple[Path, str]], name: str, number: int, rows: Rows | None) -> ProcReading:
+    path = texts[0][0]
+    found = read_proc("\n".join(text for _, text in texts))
+    if found.percpu_kib is None and not found.vmalloc_areas:
+        folder.remark(path, "empty", "neither a Percpu line of meminfo nor a pcpu line of vmallocinfo")
+    file = path.relative_to(folder.path).as_posix()
+    return ProcReading(name, number, found.percpu_kib, found.vmalloc_areas, rows, file)
 
 
 def read_ring_loss(text: str) -> RingLoss:

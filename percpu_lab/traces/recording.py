@@ -9,6 +9,7 @@
     stats.txt
     stats/NNN-name.txt         stats      percpu_stats, and between which events it was read
     snap/NNN-name.txt          proc       meminfo and vmallocinfo, likewise
+    meminfo.txt, vmallocinfo-pcpu.txt     the same, read behind the last event
 
 Markers place the readings: STATS_BEGIN NNN name and STATS_END NNN name, SNAP_BEGIN and SNAP_END. A snap without
 SNAP_BEGIN was taken behind the STATS_END of its number.
@@ -38,17 +39,17 @@ from .dmesg import Dmesg, read_dmesg
 from .early import early_calls, with_columns
 from .folder import Folder, NumberedFile, Remark
 from .given import Given
-from .proc import ProcFile, VmallocArea, read_proc, read_ring_loss
+from .proc import ProcReading, Rows, proc_readings, read_ring_loss
 from .read import MAX_EVENTS, read_trace
 from .recorded import Marker, RecordedTrace
 from .simulated import geometry_of_case, kernel_of_events, log_text, op_of_title, quiet_ops, rows_of_op
 
 __all__ = ["CHOSEN_ADDRESSES", "ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
 
-Rows = tuple[int, int]
 CHOSEN_ADDRESSES = "addresses of chunks: the kernel keeps them to itself"  # assumed of every recording
 _INPUT = Path("-")
 _LOGS = ("dmesg.txt", "dmesg.log", "dmesg")
+_CUT = ("boots", "cut", "damaged", "incomplete", "limit", "mix")  # oddities: events are missing at the end
 _SIMULATED_LOG, _READINGS = "printk.txt", "stats.txt"
 _MARKER = re.compile(r"(STATS|SNAP)_(BEGIN|END) (\d{1,9})(?: (.*))?")
 _64_BIT = ("x86_64", "aarch64", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64", "alpha", "sparc64", "mips64")
@@ -68,26 +69,6 @@ class StatsReading:
     name: str
     number: int
     stats: PercpuStats
-    rows: Rows | None
-    file: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProcReading:
-    """A reading of /proc/meminfo and /proc/vmallocinfo.
-
-    Args:
-        name, number: of the file, NNN-name.txt.
-        percpu_kib: the Percpu line of meminfo, populated pages x units in KiB.
-        vmalloc_areas: the pcpu lines of vmallocinfo.
-        rows: events before and behind the reading, as of StatsReading.
-        file: its name in the folder.
-    """
-
-    name: str
-    number: int
-    percpu_kib: int | None
-    vmalloc_areas: tuple[VmallocArea, ...]
     rows: Rows | None
     file: str
 
@@ -216,7 +197,7 @@ class _Reader:
         if kernel is None and (release or not folder.is_alone):
             folder.remark("uname.txt", "missing", _unknown_release(release))
         stats = (*_stats_readings(folder, rows), *_simulated_readings(folder, trace))
-        proc = tuple(_proc_readings(folder, rows))
+        proc = tuple(proc_readings(folder, rows, None if _is_cut(trace) else len(trace)))
         geometry = self._geometry(dmesg, stats, kernel, case)
         nr_cpus = geometry.info.nr_cpus if geometry else self._nr_cpus()
         pointer_bytes = _pointer_bytes(uname) or trace.pointer_bytes
@@ -478,21 +459,16 @@ def _stats_texts(folder: Folder, path: Path, text: str) -> tuple[StatsText, ...]
         return ()
 
 
-def _proc_readings(folder: Folder, rows: dict[tuple[str, int], Rows]) -> Iterator[ProcReading]:
-    for file, text in _texts(folder, "snap"):
-        found: ProcFile = read_proc(text)
-        name = file.path.relative_to(folder.path).as_posix()
-        if found.percpu_kib is None and not found.vmalloc_areas:
-            folder.remark(file.path, "empty", "neither a Percpu line of meminfo nor a pcpu line of vmallocinfo")
-        yield ProcReading(file.name, file.number, found.percpu_kib, found.vmalloc_areas,
-                          rows.get(("SNAP", file.number)), name)  # fmt: skip
-
-
 def _texts(folder: Folder, name: str) -> Iterator[tuple[NumberedFile, str]]:
     for file in folder.numbered(name):
         text = folder.read(file.path)
         if text is not None:
             yield file, text
+
+
+def _is_cut(trace: RecordedTrace) -> bool:
+    """Tell whether the end of what was read is not the end of what was recorded."""
+    return any(oddity.kind in _CUT for oddity in trace.oddities)
 
 
 def _trace_remarks(name: str, trace: RecordedTrace) -> Iterator[Remark]:
