@@ -128,10 +128,23 @@ def test_losses_of_the_ring_are_noted(folder: Path) -> None:
         "== cpu0\nentries: 89\noverrun: 49\ncommit overrun: 0\ndropped events: 0\n"
         "== cpu12\noverrun: 1\ncommit overrun: 2\ndropped events: 3\n== cpu13\noverrun: 0\n"
     )
-    (found,) = open_trace(folder).oddities
+    recording = open_trace(folder)
+    assert recording.trace.lost == 55
+    (found,) = recording.oddities
     assert (found.kind, found.text) == ("ring", "50 events overwritten and 5 dropped, on CPU 0, 12")
     (folder / "ringbuffer-stats.txt").write_text("== cpu0\noverrun: 0\ndropped events: 0\nnothing: 12\n")
     assert open_trace(folder).oddities == ()
+    assert open_trace(folder).trace.lost == 0
+
+
+def test_a_loss_that_text_and_ring_tell_of_counts_once(folder: Path) -> None:
+    (folder / "trace-nohashptr.txt.gz").unlink()
+    text = gzip.decompress((folder / "trace.txt.gz").read_bytes()).decode()
+    at = text.index("\n", text.index("percpu_alloc_percpu")) + 1
+    (folder / "trace.txt.gz").write_bytes(gzip.compress(f"{text[:at]}CPU:0 [LOST 9 EVENTS]\n{text[at:]}".encode()))
+    for nr_overwritten, nr_lost in ((4, 9), (9, 9), (12, 12)):
+        (folder / "ringbuffer-stats.txt").write_text(f"== cpu0\noverrun: {nr_overwritten}\n")
+        assert open_trace(folder).trace.lost == nr_lost
 
 
 ALONE = REAL / "deb61-smp4-boot" / "trace.txt.gz"

@@ -100,6 +100,12 @@ def test_rows_says_how_long_the_table_is(capsys: pytest.CaptureFixture[str]) -> 
 # --- review ------------------------------------------------------------------------------
 
 
+def test_review_counts_the_losses_of_the_ring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(BOOT, tmp_path / "recording"))
+    (folder / "ringbuffer-stats.txt").write_text("== cpu0\noverrun: 512\ncommit overrun: 3\ndropped events: 7\n")
+    assert run_json(capsys, "review", str(folder))["lost"] == {"reported": 522, "inferred": 0}
+
+
 def test_review_json_has_all_that_programs_rely_on(capsys: pytest.CaptureFixture[str]) -> None:
     found = run_json(capsys, "review", BOOT)
     assert found["kernel"] == "v6.12-bitmap"

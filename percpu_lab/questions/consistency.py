@@ -64,7 +64,7 @@ class Consistency(Answer):
 
     Args:
         nr_events: events of the trace.
-        nr_lost: events that the trace itself reports lost.
+        nr_lost: events that the trace, or the statistics of its ring, report lost.
     """
 
     nr_events: int

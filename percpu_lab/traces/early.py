@@ -28,6 +28,18 @@ def with_columns(trace: RecordedTrace, **columns: np.ndarray) -> RecordedTrace:
     return changed
 
 
+def with_lost(trace: RecordedTrace, nr_lost: int) -> RecordedTrace:
+    """Give the trace with as many lost events as the ring's own statistics count.
+
+    They count those again that the text tells of; where in the trace the others are missing is not known.
+    """
+    if nr_lost <= trace.lost:
+        return trace
+    changed = copy.copy(trace)
+    object.__setattr__(changed, "lost", nr_lost)
+    return changed
+
+
 def first_base(trace: RecordedTrace) -> int | None:
     """Find the base address of the first chunk: of those without a create event the one that serves most.
 

@@ -36,7 +36,7 @@ from ..kernels import V6_1, KernelVersion, kernel_for_release
 from ..stats import PercpuStats, StatsText, read_stats_texts
 from .consistency import early_remarks, log_remarks, reading_remarks
 from .dmesg import Dmesg, read_dmesg
-from .early import early_calls, with_columns
+from .early import early_calls, with_columns, with_lost
 from .folder import Folder, NumberedFile, Remark
 from .given import Given
 from .proc import ProcReading, Rows, proc_readings, read_ring_loss
@@ -202,7 +202,7 @@ class _Reader:
         nr_cpus = geometry.info.nr_cpus if geometry else self._nr_cpus()
         pointer_bytes = _pointer_bytes(uname) or trace.pointer_bytes
         pointer_bytes, accounts_memcg = self._accounting(trace, nr_cpus, pointer_bytes)
-        self._note_ring_loss()
+        trace = with_lost(trace, self._ring_loss())
         folder.remarks += log_remarks(log_path.name, dmesg, release) if dmesg and log_path else ()
         folder.remarks += reading_remarks(stats, proc, geometry.info if geometry else None)
         return Recording(
@@ -278,14 +278,17 @@ class _Reader:
         gfp_flags = np.concatenate([hashed.gfp_flags, plain.gfp_flags[nr:]])
         return with_columns(plain, gfp_flags=gfp_flags), plain_path
 
-    def _note_ring_loss(self) -> None:
-        """Note what the ring's own statistics say is gone: a text read from trace_pipe, or cut, may not tell."""
+    def _ring_loss(self) -> int:
+        """Note and count what the ring's own statistics say is gone: a text read from trace_pipe, or cut, may not."""
         text = self._folder.text("ringbuffer-stats.txt")
         loss = read_ring_loss(text) if text else None
-        if loss is not None and loss.cpus:
+        if loss is None:
+            return 0
+        if loss.cpus:
             where = ", ".join(map(str, loss.cpus))
             what = f"{loss.nr_overwritten:,} events overwritten and {loss.nr_dropped:,} dropped, on CPU {where}"
             self._folder.remark("ringbuffer-stats.txt", "ring", what)
+        return loss.nr_overwritten + loss.nr_dropped
 
     def _early(self, trace: RecordedTrace) -> RecordedTrace | None:
         path = self._folder.find("percpu_early.txt")
