@@ -13,7 +13,6 @@ import numpy as np
 from . import compiled
 from .core import layout as L
 from .core.request import room
-from .core.state import State
 from .engine_arrays import EngineArrays, to_signed
 from .engine_messages import WALK_TEXT, bad_free, log_text
 from .errors import KernelBugError, RequestError
@@ -174,7 +173,7 @@ class Engine(EngineArrays):
 
     def make_room(self) -> None:
         """Grow and drain until an op can run, as each op does of itself."""
-        while (status := room(State(*[memoryview(array) for array in self.arrays()]))) != L.STATUS_OK:
+        while (status := room(self.plain_state())) != L.STATUS_OK:
             self._serve(status)
 
     def drain_log(self) -> None:

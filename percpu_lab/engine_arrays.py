@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .core import layout as L
+from .core.state import State
 from .engine_messages import bad_free
 from .events import RING_COLUMNS, EventBatch
 from .geometry import Addresses, Geometry
@@ -186,6 +187,10 @@ class EngineArrays:
     def base_addr(self, c: int) -> int:
         """Give the base address of a chunk handle, unsigned."""
         return int(self._g[L.FIRST_BASE] + self.chunk[c + L.BASE]) & _MASK64
+
+    def plain_state(self) -> State:
+        """Give the arrays as plain functions of the core want them."""
+        return State(*[memoryview(array) for array in self.arrays()])
 
     def events(
         self, since: int, limit: int | None = None, room: Callable[[int, int], np.ndarray] | None = None

@@ -181,7 +181,7 @@ class KernelFunctions:
         return int(number)
 
     def _state(self) -> State:
-        return State(*[memoryview(array) for array in self._engine.arrays()])
+        return self._engine.plain_state()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -413,7 +413,7 @@ def test_damaged_files_of_percpu_stats_are_one_line_of_error(
         assert capsys.readouterr().err.count("\n") == 1
     path.write_bytes(Path(STATS[0]).read_text().encode("utf-16"))
     assert main(["stats", str(path)]) == 1
-    assert "text in UTF-16; make it UTF-8" in capsys.readouterr().err
+    assert f"{path} line 1: text in UTF-16; nothing was kept; make it UTF-8" in capsys.readouterr().err
 
 
 def test_damage_names_the_file_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

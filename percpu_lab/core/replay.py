@@ -164,6 +164,25 @@ def populate_pages(s, c, start, end):
 
 
 @shared
+def make_chunk(s, create_chunk, relocate):
+    mutex_lock(s)
+    c = create_chunk(s)
+    spin_lock(s)
+    relocate(s, c, -1)
+    spin_unlock(s)
+    mutex_unlock(s)
+    return c
+
+
+@shared
+def has_two(s, slot):
+    """Say whether there is more than one chunk in a slot."""
+    head = slot * s.g[L.ROW_WORDS]
+    first = s.chunk[head + L.LIST_NEXT]
+    return first != head and s.chunk[first + L.LIST_NEXT] != head
+
+
+@shared
 def note(found, n, row, c, ordinal, off, bits):
     found[FOUND_CHUNK * n + row] = ordinal if c != 0 else L.NO_CHUNK
     found[FOUND_OFF * n + row] = off

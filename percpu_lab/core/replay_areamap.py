@@ -274,13 +274,7 @@ def force(s, c, off, size):
 
 @cold
 def create(s):
-    mutex_lock(s)
-    c = pcpu_create_chunk(s)
-    spin_lock(s)
-    pcpu_chunk_relocate(s, c, -1)
-    spin_unlock(s)
-    mutex_unlock(s)
-    return c
+    return R.make_chunk(s, pcpu_create_chunk, pcpu_chunk_relocate)
 
 
 @kernel
@@ -360,9 +354,7 @@ def populate(s):
 
 @kernel
 def is_to_destroy(s):
-    head = last_slot(s) * s.g[L.ROW_WORDS]
-    first = s.chunk[head + L.LIST_NEXT]
-    return first != head and s.chunk[first + L.LIST_NEXT] != head
+    return R.has_two(s, last_slot(s))
 
 
 # --- what Python calls ------------------------------------------------------------------------------

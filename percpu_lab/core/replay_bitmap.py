@@ -165,13 +165,7 @@ def free(s, c, off):
 
 @cold
 def create(s):
-    mutex_lock(s)
-    c = pcpu_create_chunk(s)
-    spin_lock(s)
-    pcpu_chunk_relocate(s, c, -1)
-    spin_unlock(s)
-    mutex_unlock(s)
-    return c
+    return R.make_chunk(s, pcpu_create_chunk, pcpu_chunk_relocate)
 
 
 @kernel
@@ -249,9 +243,7 @@ def populate(s):
 
 @kernel
 def is_to_destroy(s):
-    head = free_slot(s) * s.g[L.ROW_WORDS]
-    first = s.chunk[head + L.LIST_NEXT]
-    return first != head and s.chunk[first + L.LIST_NEXT] != head
+    return R.has_two(s, free_slot(s))
 
 
 # --- what Python calls ------------------------------------------------------------------------------

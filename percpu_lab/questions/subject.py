@@ -151,9 +151,7 @@ class Subject:
             chunk: its ordinal in the engine, which counts otherwise where a recording begins in the middle.
         """
         if self.engine is None:
-            from ..review.explain import recorded_ordinal
-
-            chunk = recorded_ordinal(self.review, chunk)
+            chunk = self.review.recorded_ordinal(chunk)
         return chunk_label(chunk)
 
     def meminfo(self, at: At = None) -> Populated | None:

@@ -122,7 +122,8 @@ def _chunks(review: Review) -> str:
         found = [chunk for chunk in review.chunks if chunk.is_created == is_created]
         parts.append(f"{len(found):,} {word} ({sum(chunk.is_foreseen for chunk in found):,} foreseen)")
     trusted = review.trusted_until
-    known = "page population known to the end" if trusted is None else f"page population known until row {trusted:,}"
+    until = "to the end" if trusted is None else f"until row {trusted:,}"
+    known = f"page population known {until}" if trusted != 0 else "page population not certain"
     return f"{', '.join(parts)}; {known}"
 
 

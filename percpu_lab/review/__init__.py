@@ -84,22 +84,15 @@ def review(
     return Review(recording, search)
 
 
-def _tells_bytes_alloc(recording: Recording) -> bool:
-    """Tell whether the events are those of a newer kernel; also if there is no allocation at all."""
-    trace = recording.trace
-    allocs = trace.event == L.EVENT_ALLOC
-    return not allocs.any() or bool((trace.bytes_alloc[allocs] >= 0).any())
-
-
 def _problem(recording: Recording) -> str:
     """Say why the decisions cannot be replayed; nothing if they can."""
-    kernel, geometry = recording.kernel, recording.geometry
+    kernel, geometry, trace = recording.kernel, recording.geometry, recording.trace
     if geometry is None:
         return f"the geometry is not known: {NEEDED}"
-    if kernel is None and not _tells_bytes_alloc(recording):
+    if kernel is None and (trace.event == L.EVENT_ALLOC).any() and not trace.tells_bytes_alloc:
         since = next(row.release for row in KERNEL_VERSIONS if "bytes_alloc" in row.alloc_fields)
         return f"its events have no bytes_alloc, so the kernel is older than {since}; say the release (--release)"
-    if kernel is not None and kernel.allocator == "areamap" and (recording.trace.bytes_alloc >= 0).any():
+    if kernel is not None and kernel.allocator == "areamap" and trace.tells_bytes_alloc:
         return f"its events have bytes_alloc, which {kernel.release} does not write: say the release (--release)"
     if (kernel or geometry.kernel).replayed_by not in ALLOCATORS:
         return f"no engine was checked against recordings of {(kernel or geometry.kernel).release}"

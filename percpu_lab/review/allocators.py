@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..engine import Engine
 from ..models import Model
 from . import areamap, bitmap
+from .causes import Mended
 
 if TYPE_CHECKING:
     from ..core.state import State
     from .search import Search
 
 __all__ = ["ALLOCATORS", "Allocator"]
-
-Mended = tuple[int, int, int, int, int]  # cause, kind of row, chunk, off, size
 
 
 class Allocator(Protocol):

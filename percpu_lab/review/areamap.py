@@ -25,7 +25,7 @@ from ..core.state import State
 from ..engine import Engine
 from ..models import AREA_MAP, ChunkState
 from ..units import PAGE_SIZE
-from .causes import EXTENDED, LEARNED, POPULATED
+from .causes import EXTENDED, LEARNED, POPULATED, Mended
 
 if TYPE_CHECKING:
     from .search import Search
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["MODEL", "REPLAY", "areas", "map_words", "mend", "searched", "served", "try_chunk"]
 
 MODEL = AREA_MAP
-_END = 1 << 40  # behind every chunk
-
-_Mended = tuple[int, int, int, int, int]  # cause, kind of row, chunk, off, size
-
 
 # --- chunks ----------------------------------------------------------------------
 
@@ -66,11 +62,7 @@ def areas(chunk: ChunkState) -> list[tuple[int, int]]:
 
 def searched(engine: Engine, size: int) -> tuple[int, int]:
     """Give the first and the last slot that a request comes to."""
-    return int(pcpu_size_to_slot(_state(engine), size)), engine.scalar(L.NR_SLOTS) - 1
-
-
-def _state(engine: Engine) -> State:
-    return State(*[memoryview(array) for array in engine.arrays()])
+    return int(pcpu_size_to_slot(engine.plain_state(), size)), engine.scalar(L.NR_SLOTS) - 1
 
 
 def try_chunk(s: State, chunk: ChunkState, size: int, align: int, is_atomic: bool) -> tuple[int | None, str]:
@@ -108,7 +100,7 @@ def _refusal(s: State, chunk: ChunkState, size: int, align: int, is_atomic: bool
 # --- what cannot be known ----------------------------------------------------------
 
 
-def mend(search: Search, row: int) -> _Mended | None:
+def mend(search: Search, row: int) -> Mended | None:
     """Say what must have been different for a row to agree."""
     machine, tape = search.machine, search.tape
     kind, chunk, off, size, _, flags = tape.events[:6, row].tolist()
@@ -123,7 +115,7 @@ def mend(search: Search, row: int) -> _Mended | None:
     return _other_order(search, chunk, wanted) if kind == L.EVENT_ALLOC else None
 
 
-def _as_recorded(search: Search, chunk: int, off: int, size: int) -> _Mended | None:
+def _as_recorded(search: Search, chunk: int, off: int, size: int) -> Mended | None:
     """Let the place that was used have its pages, and its chunk a map with room."""
     engine, c = search.machine.engine, int(search.machine.handles[chunk])
     if not c:
@@ -136,12 +128,12 @@ def _as_recorded(search: Search, chunk: int, off: int, size: int) -> _Mended | N
     return None
 
 
-def _not_yet(search: Search, chunk: int, at: int) -> _Mended | None:
+def _not_yet(search: Search, chunk: int, at: int) -> Mended | None:
     """Let the empty pages of the place that was passed over not be there yet, or its map not be longer yet."""
     engine, c = search.machine.engine, int(search.machine.handles[chunk])
     if engine.chunk[c + L.IMMUTABLE] == 0 and engine.geometry.backing == "vm":
         pages = range(at // PAGE_SIZE, engine.scalar(L.UNIT_PAGES))
-        state = _state(engine)
+        state = engine.plain_state()
         populated = [page for page in pages if state.chunk[c + L.POPULATED + page]]
         if populated and all(REPLAY.is_page_free(state, c, page) for page in populated[populated[0] == pages[0] :]):
             return POPULATED, R.ROW_DEPOPULATE, chunk, at, len(pages) * PAGE_SIZE
@@ -152,13 +144,13 @@ def _not_yet(search: Search, chunk: int, at: int) -> _Mended | None:
     return None
 
 
-def _other_order(search: Search, chunk: int, wanted: int) -> _Mended | None:
+def _other_order(search: Search, chunk: int, wanted: int) -> Mended | None:
     """Let the chunk that was used stand before the one that was passed over, if the order at the start is unknown."""
     machine = search.machine
     c, passed_over = int(machine.handles[chunk]), int(machine.handles[wanted]) if wanted >= 0 else 0
     if search.tape.from_boot or not c or not passed_over or c == passed_over:
         return None
-    state = _state(machine.engine)
+    state = machine.engine.plain_state()
     if int(pcpu_chunk_slot(state, c)) != int(pcpu_chunk_slot(state, passed_over)):
         return None
     return LEARNED, R.ROW_HEAD, chunk, 0, 0

@@ -26,7 +26,7 @@ from ..core.state import State
 from ..engine import Engine
 from ..models import BITMAP, BitmapChunkState
 from ..units import PAGE_SIZE
-from .causes import ISOLATED, PARKED, POPULATED
+from .causes import ISOLATED, PARKED, POPULATED, Mended
 
 if TYPE_CHECKING:
     from .search import Search
@@ -35,9 +35,6 @@ __all__ = ["MODEL", "REPLAY", "areas", "map_words", "mend", "searched", "served"
 
 MODEL = BITMAP
 _END = 1 << 40  # behind every chunk
-
-_Mended = tuple[int, int, int, int, int]  # cause, kind of row, chunk, off, size
-
 
 # --- chunks ----------------------------------------------------------------------
 
@@ -69,11 +66,7 @@ def areas(chunk: BitmapChunkState) -> list[tuple[int, int]]:
 
 def searched(engine: Engine, size: int) -> tuple[int, int]:
     """Give the first and the last slot that a request comes to."""
-    return int(pcpu_size_to_slot(_state(engine), size)), engine.scalar(L.NR_SLOTS) - 2
-
-
-def _state(engine: Engine) -> State:
-    return State(*[memoryview(array) for array in engine.arrays()])
+    return int(pcpu_size_to_slot(engine.plain_state(), size)), engine.scalar(L.NR_SLOTS) - 2
 
 
 def try_chunk(s: State, chunk: BitmapChunkState, size: int, align: int, is_atomic: bool) -> tuple[int | None, str]:
@@ -106,7 +99,7 @@ def _refusal(s: State, chunk: BitmapChunkState, bits: int, align: int, is_atomic
 # --- what cannot be known ----------------------------------------------------------
 
 
-def mend(search: Search, row: int) -> _Mended | None:
+def mend(search: Search, row: int) -> Mended | None:
     """Say what must have been different for a row to agree -> cause and row to add; None if nothing is known."""
     machine, tape = search.machine, search.tape
     kind, chunk, off, size, _, flags = tape.events[:6, row].tolist()
@@ -124,7 +117,7 @@ def mend(search: Search, row: int) -> _Mended | None:
     return _other_chunk(search, chunk, wanted) if wanted != chunk else None
 
 
-def _not_populated(search: Search, chunk: int, off: int, size: int) -> _Mended | None:
+def _not_populated(search: Search, chunk: int, off: int, size: int) -> Mended | None:
     """Let the empty pages of a place be given back, if it has any."""
     if chunk < 0:
         return None
@@ -149,7 +142,7 @@ def _pages(search: Search, chunk: int, off: int, size: int, *, populated: bool) 
     return count
 
 
-def _other_chunk(search: Search, chunk: int, wanted: int) -> _Mended | None:
+def _other_chunk(search: Search, chunk: int, wanted: int) -> Mended | None:
     """Let the chunk that was used be in use, or the one that was passed over not."""
     machine = search.machine
     engine = machine.engine
@@ -158,7 +151,7 @@ def _other_chunk(search: Search, chunk: int, wanted: int) -> _Mended | None:
         return ISOLATED, R.ROW_REINTEGRATE, chunk, 0, 0
     if not passed_over or engine.chunk[passed_over + L.IMMUTABLE]:
         return None
-    slot = int(pcpu_chunk_slot(_state(engine), passed_over))
+    slot = int(pcpu_chunk_slot(engine.plain_state(), passed_over))
     if slot < PCPU_SLOT_FAIL_THRESHOLD:
         return PARKED, R.ROW_PARK, wanted, 0, 0
     nr_empty = int(engine.chunk[passed_over + L.CHUNK_NR_EMPTY_POP_PAGES])

@@ -12,7 +12,10 @@ __all__ = [
     "LEARNED",
     "PARKED",
     "POPULATED",
+    "Mended",
 ]
+
+Mended = tuple[int, int, int, int, int]  # cause, kind of row, chunk, off, size
 
 EXACT, EARLIER, LATER, LEARNED, BALANCE, POPULATED, PARKED, ISOLATED, FORCED, EXTENDED = range(10)
 CAUSES = (

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..core import layout as L
-from ..core.state import State
 from ..engine import Engine
 from ..errors import RequestError
 from .allocators import ALLOCATORS
@@ -20,7 +19,7 @@ from .allocators import ALLOCATORS
 if TYPE_CHECKING:
     from .result import Review
 
-__all__ = ["Explanation", "Tried", "explain", "recorded_ordinal"]
+__all__ = ["Explanation", "Tried", "explain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +96,11 @@ def explain(review: Review, engine: Engine, row_words: Sequence[int], row: int) 
         raise RequestError(f"row {row} is no request", where="explain", remedy="take an allocation or a failure")
     is_atomic, is_reserved = bool(flags & L.FLAG_ATOMIC), bool(flags & L.FLAG_RESERVED)
     walk = _walk(engine, size, align, is_atomic, is_reserved)
-    tried = tuple(replace(step, chunk=recorded_ordinal(review, step.chunk)) for step in walk)
+    tried = tuple(replace(step, chunk=review.recorded_ordinal(step.chunk)) for step in walk)
     chosen = next(((t.chunk, t.off) for t in tried if t.off is not None), None)
     words = f"{size} bytes aligned to {align}, {'atomic' if is_atomic else 'GFP_KERNEL'}"
     place, verdict = review.recorded_place(row, off), review.verdict_text(row)
-    recorded = None if place is None else (recorded_ordinal(review, place[0]), place[1])
+    recorded = None if place is None else (review.recorded_ordinal(place[0]), place[1])
     first = (
         -1
         if is_reserved and engine.scalar(L.RESERVED_CHUNK)
@@ -110,30 +109,9 @@ def explain(review: Review, engine: Engine, row_words: Sequence[int], row: int) 
     return Explanation(row, words + ", reserved" * is_reserved, first, tried, chosen, recorded, verdict)
 
 
-def recorded_ordinal(review: Review, chunk: int) -> int:
-    """Give the ordinal in the recording, the one of all answers and views, of a chunk of the model.
-
-    Args:
-        review: that has the model.
-        chunk: its ordinal in the model; one that no event names keeps it.
-    """
-    if chunk <= 0:
-        return chunk
-    # mostly they are the same; where a recording begins in the middle they differ by little
-    near = sorted(review.rebuilt.chunks.ordinal.tolist(), key=lambda ordinal: abs(ordinal - chunk))
-    return next((ordinal for ordinal in near if ordinal > 0 and _is_model(review, ordinal, chunk)), chunk)
-
-
-def _is_model(review: Review, ordinal: int, chunk: int) -> bool:
-    try:
-        return review.chunk_of(ordinal) == chunk
-    except RequestError:  # no event that was replayed names it
-        return False
-
-
 def _walk(engine: Engine, size: int, align: int, is_atomic: bool, is_reserved: bool) -> Iterator[Tried]:
     allocator = ALLOCATORS[engine.model.name]
-    state = State(*[memoryview(array) for array in engine.arrays()])
+    state = engine.plain_state()
     chunks = [(chunk.slot, chunk) for chunk in engine.chunks()]
     if is_reserved and (reserved := engine.reserved_chunk()) is not None:
         chunks = [(-1, reserved)]

@@ -196,12 +196,28 @@ class Review:
         Raises:
             RequestError: no event names it, or nothing was replayed.
         """
-        search = self._reviewed("chunk_of")
-        rows = np.flatnonzero(self.rebuilt.event_ordinal[: search.tape.nr_rows - search.tape.nr_early] == chunk)
-        if not len(rows):
+        self._reviewed("chunk_of")
+        if chunk not in self._model_ordinals:
             remedy = "take one of rebuilt.event_ordinal"
             raise RequestError(f"no event names chunk {chunk}", where="chunk_of", remedy=remedy)
-        return int(self._replayed.ordinals[search.tape.events[R.TAPE_CHUNK, rows[0] + search.tape.nr_early]])
+        return self._model_ordinals[chunk]
+
+    def recorded_ordinal(self, chunk: int) -> int:
+        """Find the ordinal in the recording of a chunk by the model's; one that no event names keeps it."""
+        self._reviewed("recorded_ordinal")
+        return self._recorded_ordinals.get(chunk, chunk)
+
+    @cached_property
+    def _model_ordinals(self) -> dict[int, int]:
+        tape = self._replayed.tape
+        recorded, row = np.unique(self.rebuilt.event_ordinal[: tape.nr_rows - tape.nr_early], return_index=True)
+        model = self._replayed.ordinals[tape.events[R.TAPE_CHUNK, row + tape.nr_early]]
+        pairs = zip(recorded.tolist(), model.tolist(), strict=True)
+        return {mine: its for mine, its in pairs if mine != L.NO_CHUNK}
+
+    @cached_property
+    def _recorded_ordinals(self) -> dict[int, int]:
+        return {model: recorded for recorded, model in self._model_ordinals.items() if recorded > 0}
 
     def state_at(self, row: int) -> Engine:
         """Give an engine as the kernel's allocator stood before a row of the trace; it may be changed at will.

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import layout as L
 from ..events import Events, Int64s, Uint64s
 from ..tracepoints import Event, EventField, Style, Tracepoint, extra_text
 from .kept import KeptText
@@ -205,6 +206,11 @@ class RecordedTrace(Events):
         )
         more = "".join(f", {number:,} {one if number == 1 else many}" for number, one, many in told if number)
         return f"<{type(self).__name__}: {len(self):,} events{more}>"
+
+    @property
+    def tells_bytes_alloc(self) -> bool:
+        """Whether an allocation says what it took on all CPUs together, as those of later kernels do."""
+        return bool(((self.event == L.EVENT_ALLOC) & (self.bytes_alloc >= 0)).any())
 
     def __iter__(self) -> Iterator[Event]:
         for row, event in enumerate(Events.__iter__(self)):

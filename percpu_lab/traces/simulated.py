@@ -56,11 +56,10 @@ def kernel_of_events(trace: RecordedTrace) -> KernelVersion | None:
 
     None if it is no simulated run, or no event tells.
     """
-    allocs = trace.event == L.EVENT_ALLOC
-    if trace.layout != LAYOUT or not allocs.any():
+    if trace.layout != LAYOUT or not (trace.event == L.EVENT_ALLOC).any():
         return None
-    tells_bytes = bool((trace.bytes_alloc[allocs] >= 0).any())
-    return next(row for row in KERNEL_VERSIONS if row.engine and ("bytes_alloc" in row.alloc_fields) == tells_bytes)
+    is_later = trace.tells_bytes_alloc
+    return next(row for row in KERNEL_VERSIONS if row.engine and ("bytes_alloc" in row.alloc_fields) == is_later)
 
 
 def log_text(text: str) -> str:

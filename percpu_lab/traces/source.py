@@ -115,9 +115,7 @@ class Source:
         for magic, name in _PACKED.items():
             if start.startswith(magic):
                 raise TraceFormatError(f"packed with {name}", where=self.name, remedy="unpack it, or pack it with gzip")
-        if start.startswith(_UTF_16):
-            remedy = "make it UTF-8: iconv -f UTF-16 -t UTF-8"
-            raise TraceFormatError("text in UTF-16; nothing was kept", where=f"{self.name} line 1", remedy=remedy)
+        refuse_utf_16(self.name, start)
         if b"\0" in start:
             where = f"{self.name} line {start[: start.index(0)].count(10) + 1}"
             remedy = (
@@ -176,6 +174,17 @@ class Source:
                 errors.seek(0)
                 why = errors.read(400).decode("utf-8", "backslashreplace").strip().partition("\n")[0]
                 self.damage = f"`{command}` did not get through the file: {why or 'it does not say why'}"
+
+
+def refuse_utf_16(name: str, start: bytes) -> None:
+    """Refuse a file by its first bytes if it is text in UTF-16.
+
+    Raises:
+        TraceFormatError: it is.
+    """
+    if start.startswith(_UTF_16):
+        remedy = "make it UTF-8: iconv -f UTF-16 -t UTF-8"
+        raise TraceFormatError("text in UTF-16; nothing was kept", where=f"{name} line 1", remedy=remedy)
 
 
 def _before_damage(unpack: Any, data: bytes) -> Iterator[bytes]:

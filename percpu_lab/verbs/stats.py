@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..stats import PercpuStats
 
 _LIMIT_BYTES = 64 << 20
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -83,12 +82,13 @@ def _of_folder(name: str) -> list[tuple[str, PercpuStats]]:
 
 
 def _text(name: str) -> str:
+    from ..traces.source import refuse_utf_16
+
     data = _unpacked(name, sys.stdin.buffer) if name == "-" else _read(Path(name))
     if len(data) > _LIMIT_BYTES:
         what = f"more than {count(_LIMIT_BYTES, 'byte')}"
         raise TraceFormatError(what, where=name, remedy="a percpu_stats is smaller: cut the file")
-    if data.startswith(_UTF_16):
-        raise TraceFormatError("text in UTF-16", where=name, remedy="make it UTF-8: iconv -f UTF-16 -t UTF-8")
+    refuse_utf_16(name, data)
     if b"\0" in data:
         raise TraceFormatError("a binary file", where=name, remedy="name /sys/kernel/debug/percpu_stats")
     return data.decode("utf-8", "backslashreplace").removeprefix("\ufeff")  # which some editors write first
