@@ -61,7 +61,8 @@ class Log(RichTable, Sequence[str]):
         return f"kernel log, {count(len(self), 'line')}"
 
     def _html_rows(self) -> tuple[Sequence[str], Iterable[Sequence[object]], int]:
-        return ("op", "line"), zip(self.ops, self._lines, strict=True), len(self)
+        when = ("boot" if op < 0 else op for op in self.ops)
+        return ("by op", "line"), zip(when, self._lines, strict=True), len(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +110,7 @@ class RunResult(Rich):
     nr_ops: int
     nr_failed: int
     ids: np.ndarray
+    _shown = ("allocator", "nr_ops", "nr_failed")
 
     @property
     def pointers(self) -> list[int]:

@@ -27,8 +27,12 @@ class PercpuPtr(Rich):
     __slots__ = ("_owner", "align", "op", "reason", "size", "value")
 
     def _html_fields(self) -> list[tuple[str, object]]:
-        place = ("ordinal", "off", "is_live") if self.is_live else ("is_live",) if self else ("reason",)
-        return [("value", str(self)), *((name, getattr(self, name)) for name in ("size", "align", "op", *place))]
+        shown: list[tuple[str, object]] = [("value", str(self))]
+        shown += [(name, getattr(self, name)) for name in ("size", "align", "op")]
+        if not self:
+            return [*shown, ("reason", self.reason)]
+        place = [("chunk", self.ordinal), ("off", self.off)] if self.is_live else []
+        return [*shown, *place, ("is_live", self.is_live)]
 
     def __init__(self, owner: Allocator, value: int, size: int, align: int, op: int, reason: str = "") -> None:
         self._owner = owner

@@ -72,6 +72,21 @@ def test_the_table_of_a_null_pointer_says_why_it_is_null() -> None:
     assert "illegal size or align" in allocator().alloc_percpu(0)._repr_html_()
 
 
+def test_the_table_of_the_log_tells_the_boot_from_ops() -> None:
+    a = Allocator(jit="off")
+    a.alloc_percpu(0)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", a.dmesg()._repr_html_())
+    assert cells[0] == "boot" and "0" in cells[::2]
+
+
+def test_the_table_of_a_pointer_names_its_chunk_while_it_is_live() -> None:
+    a = Allocator(jit="off")
+    ptr = a.alloc_percpu(16)
+    assert ">chunk<" in ptr._repr_html_()
+    a.free_percpu(ptr)
+    assert ">chunk<" not in ptr._repr_html_()
+
+
 def test_the_table_of_a_long_trace_shows_the_first_rows_and_counts_the_others() -> None:
     html = recorded(LINE * 50)._repr_html_()
     assert html.count("<tr>") == 21 and "and 30 more" in html
