@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .core import layout as L
+from .core.births import birth_index
 from .core.bitmap import PCPU_MIN_ALLOC_SIZE
 from .events import Events
 from .models import BITMAP
@@ -228,7 +229,7 @@ def snapshot(engine: Engine, kept: KeptAreas | None = None) -> Snapshot:
         first_free_off, contig_hint = _hints(engine, head)
         is_new = np.ones(len(head), np.bool_) if kept is None else kept.is_new(engine, head)
         form = (_read_bitmaps if engine.model is BITMAP else _read_area_maps)(engine.map, head[is_new])
-        words = _words(engine.birth, head[is_new], form)
+        words = _words(engine.birth, int(g[L.BIRTH_STRIDE]), head[is_new], form)
         totals = _totals(g)
         op = engine.now
     unit = Unit.of(engine.geometry.info)
@@ -309,9 +310,10 @@ def _bits(map_: Ints, start: Ints, nr_bits: int) -> Ints:
     return bits
 
 
-def _words(birth: Ints, head: Ints, form: _Form) -> Ints:
+def _words(birth: Ints, stride: int, head: Ints, form: _Form) -> Ints:
     """The word of `birth` that belongs to each entry."""
-    words: Ints = birth.take(np.repeat(head[:, L.BIRTH], form.nr_entries) + (form.entries >> 1), mode="clip")
+    row = np.repeat(head[:, L.BIRTH], form.nr_entries)
+    words: Ints = birth.take(birth_index(row, stride, form.entries), mode="clip")
     words[np.cumsum(form.nr_entries) - 1] = 0  # an end marker has no word, but its neighbour's
     return words
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .core import layout as L
+from .core.births import NR_BIRTH_COLUMNS, birth_index
 from .core.state import State
 from .engine_messages import bad_free
 from .events import RING_COLUMNS, EventBatch
@@ -25,7 +26,6 @@ from .models import Model
 _MASK64 = (1 << 64) - 1
 _RESERVE_BYTES = 1 << 28  # address space set aside for each table; pages never touched cost nothing
 _MIN_ROWS = 16
-_LARGE_UNIT = 1 << 19  # bytes; a row of births of a larger one does not fill pages of 2 MiB
 _BLOCK = 512  # words that are copied together when an array grows
 
 
@@ -87,9 +87,8 @@ class EngineArrays:
         words = int(g[L.ROW_WORDS])
         old_rows = len(self.chunk) // words
         rows = old_rows + new_rows
-        zeros = _sparse_zeros if g[L.UNIT_SIZE] > _LARGE_UNIT else np.zeros
-        self.map = _extended(self.map, (rows - L.NR_LIST_HEADS) * int(g[L.MAP_STRIDE]), zeros)
-        self.birth = _extended(self.birth, (rows - L.NR_LIST_HEADS) * int(g[L.BIRTH_STRIDE]), zeros)
+        self.map = _extended(self.map, (rows - L.NR_LIST_HEADS) * int(g[L.MAP_STRIDE]), _sparse_zeros)
+        self.birth = _extended(self.birth, (rows - L.NR_LIST_HEADS) * int(g[L.BIRTH_STRIDE]), _sparse_zeros)
         self.chunk = _extended(self.chunk, rows * words)
         handles = np.arange(old_rows, rows) * words
         self.chunk[handles[:-1] + L.LIST_NEXT] = handles[1:]
@@ -173,10 +172,15 @@ class EngineArrays:
         with self.lock:
             ordinal, off = self.place(ptr)
             c = self.handle(ordinal)
-            return (int(self.birth[self.chunk[c + L.BIRTH] + (off >> 1)]) >> 16) if c and self._is_live(c, off) else -1
+            if not c or off < 0 or off & 1:
+                return -1
+            word = int(self.birth[birth_index(int(self.chunk[c + L.BIRTH]), self.scalar(L.BIRTH_STRIDE), off)])
+            return word >> 16 if word else -1
 
-    def _is_live(self, c: int, off: int) -> bool:
-        return off >= 0 and not off & 1 and bool(self.birth[self.chunk[c + L.BIRTH] + (off >> 1)])
+    def births(self, c: int) -> np.ndarray:
+        """Give the words of `birth` of a chunk handle, row off >> 4, column off >> 1 & 7; changes write through."""
+        at, stride = int(self.chunk[c + L.BIRTH]), self.scalar(L.BIRTH_STRIDE)
+        return self.birth[at : at + stride].reshape(NR_BIRTH_COLUMNS, -1).T
 
     def watch_memory(self, ordinal: int) -> None:
         """Report areas of a chunk to `zero_area` from now on (the first and the reserved chunk share their memory)."""

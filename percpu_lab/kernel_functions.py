@@ -251,11 +251,10 @@ def _note_births(engine: Engine, c: int) -> None:
     chunk = engine.model.read_chunk(engine, c, 0)
     areas = zip(chunk.map[:-1].tolist(), chunk.map[1:].tolist(), strict=True)
     in_use = {a & ~1: (b & ~1) - (a & ~1) for k, (a, b) in enumerate(areas) if a & 1 and k >= chunk.has_reserved}
-    at = int(engine.chunk[c + L.BIRTH])
-    row = engine.birth[at : at + engine.scalar(L.BIRTH_STRIDE)]
-    for k in np.flatnonzero(row).tolist():
+    births = engine.births(c)
+    for k in np.flatnonzero(births).tolist():
         if 2 * k not in in_use:
-            row[k] = 0
+            births.flat[k] = 0
     for off, size in in_use.items():
-        if not row[off // 2]:
-            row[off // 2] = engine.now << 16 | size
+        if not births.flat[off // 2]:
+            births.flat[off // 2] = engine.now << 16 | size

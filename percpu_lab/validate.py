@@ -280,7 +280,7 @@ def _free_rows(engine: Engine, live: set[int]) -> _Violations:
     if L.NR_LIST_HEADS + len(live) + len(free) != len(rows):
         yield f"{len(live)} rows in use and {len(free)} free of {len(rows) - L.NR_LIST_HEADS}"
     for c in free:
-        if was_used[c // words] and _birth_row(engine, c).any():
+        if was_used[c // words] and engine.births(c).any():
             yield f"row {c // words} still has births"
 
 
@@ -324,13 +324,8 @@ def _group_pages(engine: Engine, chunk: ChunkState) -> _Violations:
         yield f"nr_populated is {chunk.nr_populated}, not {wanted}"
 
 
-def _birth_row(engine: Engine, c: int) -> np.ndarray:
-    at = int(engine.chunk[c + L.BIRTH])
-    return engine.birth[at : at + engine.scalar(L.BIRTH_STRIDE)]
-
-
 def _births(engine: Engine, chunk: ChunkState, lost_bytes: int) -> _Violations:
-    row = _birth_row(engine, chunk.handle)
+    row = engine.births(chunk.handle).reshape(-1)
     found = {2 * k: int(row[k]) for k in np.flatnonzero(row).tolist()}
     hidden = int(lost_bytes > 1)  # an area that only looks in use
     areas = list(pairwise(chunk.map.tolist()))[chunk.has_reserved + hidden :]

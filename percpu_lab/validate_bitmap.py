@@ -195,7 +195,7 @@ def _isolated(engine: Engine, chunk: BitmapChunkState) -> _Violations:
 
 
 def _births(engine: Engine, chunk: BitmapChunkState) -> _Violations:
-    row = common._birth_row(engine, chunk.handle)
+    row = engine.births(chunk.handle).reshape(-1)
     found = {2 * k // PCPU_MIN_ALLOC_SIZE: int(row[k]) for k in np.flatnonzero(row).tolist()}
     in_use = _areas(chunk)
     if found.keys() != in_use.keys():

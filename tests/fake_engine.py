@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from percpu_lab.core import layout as L
+from percpu_lab.core.births import birth_index
 from percpu_lab.models import AREA_MAP
 
 FIRST_BASE = 0xFFFF_8881_0000_0000
@@ -46,6 +47,7 @@ class FakeEngine:
         self.birth = np.zeros(self.unit_size // 2 * len(self.chunks), np.int64)
         for name, value in {"UNIT_PAGES": self.unit_size // 4096, "NR_SLOTS": 16, "ROW_WORDS": words}.items():
             self.g[getattr(L, name)] = value
+        self.g[L.BIRTH_STRIDE] = self.unit_size // 2
         for slot in range(16):
             self.chunk[slot * words + L.LIST_NEXT] = slot * words
             self.chunk[slot * words + L.LIST_PREV] = slot * words
@@ -73,7 +75,7 @@ class FakeEngine:
         for k, (size, birth) in enumerate(chunk.areas):
             self.map[head[L.MAP] + k] = off | (birth is not None)
             if birth is not None and birth[1]:
-                self.birth[head[L.BIRTH] + off // 2] = birth[0] << 16 | birth[1]
+                self.birth[birth_index(head[L.BIRTH], self.unit_size // 2, off)] = birth[0] << 16 | birth[1]
             off += size
         self.map[head[L.MAP] + len(chunk.areas)] = off | 1
         if chunk.ordinal == -1:

@@ -63,7 +63,7 @@ def entry(ordinal: int, k: int, change: int) -> Callable[[Engine], None]:
 
 def birth(ordinal: int, off: int, value: int) -> Callable[[Engine], None]:
     def damage(engine: Engine) -> None:
-        engine.birth[engine.chunk[engine.handle(ordinal) + L.BIRTH] + off // 2] = value
+        engine.births(engine.handle(ordinal)).flat[off // 2] = value
 
     return damage
 
@@ -126,7 +126,7 @@ def put_freed_row_on_extend_list(engine: Engine) -> None:
 
 
 def leave_birth_in_freed_row(engine: Engine) -> None:
-    engine.birth[engine.chunk[engine.scalar(L.FREE_ROW) + L.BIRTH] + 5] = 1
+    engine.births(engine.scalar(L.FREE_ROW)).flat[5] = 1
 
 
 def lead_free_rows_into_a_chunk(engine: Engine) -> None:

@@ -67,7 +67,7 @@ def bit(index: int, number: int) -> Damage:
 
 
 def birth(engine: Engine) -> None:
-    engine.birth[engine.chunk[engine.handle(0) + L.BIRTH]] = 5 << 16 | 64
+    engine.births(engine.handle(0)).flat[0] = 5 << 16 | 64
 
 
 def hold_lock(engine: Engine) -> None:

@@ -43,6 +43,7 @@ from .backing import (
     populate_some,
     take_row,
 )
+from .births import birth_index
 from .counters import pcpu_stats_area_alloc, pcpu_stats_area_dealloc, pcpu_update_empty_pages
 from .lists import list_add, list_add_tail, list_del, list_empty
 from .locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
@@ -606,7 +607,7 @@ def check_free(s, c, off, born):
         return L.STATUS_BAD_FREE
     if s.chunk[c + L.HAS_RESERVED] != 0 and off < s.map[s.chunk[c + L.MAP] + 1] & ~1:
         return L.STATUS_STATIC
-    birth = s.birth[s.chunk[c + L.BIRTH] + (off >> 1)]
+    birth = s.birth[birth_index(s.chunk[c + L.BIRTH], s.g[L.BIRTH_STRIDE], off)]
     if birth == 0:
         return L.STATUS_BAD_FREE
     if born >= 0 and birth >> 16 != born:

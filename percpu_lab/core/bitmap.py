@@ -45,6 +45,7 @@ from .backing import (
     populate_some,
     take_row,
 )
+from .births import birth_index
 from .bits import bitmap_clear, bitmap_set, find_last_bit, find_next_bit, find_next_zero_bit, set_bit
 from .counters import pcpu_stats_area_alloc, pcpu_stats_area_dealloc, pcpu_update_empty_pages
 from .lists import list_add, list_add_tail, list_del, list_empty
@@ -895,7 +896,7 @@ def check_free(s, c, address, born):
     off = address - s.chunk[c + L.BASE]
     if off & (PCPU_MIN_ALLOC_SIZE - 1):
         return L.STATUS_BAD_FREE
-    birth = s.birth[s.chunk[c + L.BIRTH] + (off >> 1)]
+    birth = s.birth[birth_index(s.chunk[c + L.BIRTH], s.g[L.BIRTH_STRIDE], off)]
     if birth == 0:
         return L.STATUS_BAD_FREE
     if born >= 0 and birth >> 16 != born:

@@ -5,7 +5,7 @@
                    rows 0 .. NR_LIST_HEADS-1 are the list heads of the slots and of map_extend_chunks
     map    int32   one row of `g[MAP_STRIDE]` entries a chunk: the area map, offset | in_use
            int64   (bitmap) one row of words a chunk: alloc_map, then bound_map
-    birth  int64   one row of `g[BIRTH_STRIDE]` words a chunk, word off >> 1 for the area at off:
+    birth  int64   one row of `g[BIRTH_STRIDE]` words a chunk, word birth_index(off) for the area at off:
                    (op number << 16) | requested size while the area is allocated, else 0
     ring   int64   NR_RING_COLUMNS rows of `g[RING_CAPACITY]` words: the events
     order  int64   word k: the handle of the k-th chunk created (from 0, first chunk not counted), 0 once destroyed

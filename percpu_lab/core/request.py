@@ -2,6 +2,7 @@
 
 from . import layout as L
 from ._jit import kernel
+from .births import birth_index
 from .locks import mutex_unlock, spin_unlock
 from .ring import log_line, trace_event
 
@@ -53,7 +54,7 @@ def hand_out(s, c, off, size, align, reserved, is_atomic):
         g[at + 1] = off
         g[at + 2] = size
         g[L.ZERO_USED] += 1
-    s.birth[chunk[c + L.BIRTH] + (off >> 1)] = (g[L.NOW] << 16) | size
+    s.birth[birth_index(chunk[c + L.BIRTH], g[L.BIRTH_STRIDE], off)] = (g[L.NOW] << 16) | size
     g[L.HIT_CHUNK] = c
     g[L.HIT_OFF] = off
     trace_event(s, L.EVENT_ALLOC, c, off, size, align, reserved * L.FLAG_RESERVED | is_atomic * L.FLAG_ATOMIC, 0)
@@ -86,7 +87,7 @@ def fail(s, size, align, reserved, is_atomic, reason):
 def take_back(s, c, off):
     """Forget the birth of a freed area and tell the trace."""
     g = s.g
-    at = s.chunk[c + L.BIRTH] + (off >> 1)
+    at = birth_index(s.chunk[c + L.BIRTH], g[L.BIRTH_STRIDE], off)
     birth = s.birth[at]
     s.birth[at] = 0
     g[L.HIT_CHUNK] = c

@@ -37,11 +37,11 @@ def _note_births(engine: Engine, machine: Machine) -> None:
     born = _births(machine)
     number = {int(c): k for k, c in enumerate(machine.handles.tolist()) if c}
     for chunk in [*engine.chunks(), *filter(None, [engine.reserved_chunk()])]:
-        at = int(engine.chunk[chunk.handle + L.BIRTH])
+        births = engine.births(chunk.handle)
         areas = machine.allocator.areas(chunk)
         for off, size in areas:
             op, asked = born.get((number.get(chunk.handle, -1), off), (0, size))
-            engine.birth[at + off // 2] = op << 16 | min(asked, 0xFFFF)
+            births.flat[off // 2] = op << 16 | min(asked, 0xFFFF)
         _count_areas(engine, chunk.handle, areas)
     _count_all(engine)
 
