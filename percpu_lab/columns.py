@@ -452,7 +452,7 @@ class Columns:
     """What a view is given.
 
     Args:
-        events: the events still held up to the snapshot.
+        events: the events still held up to the snapshot; of an engine of which readings are kept, no allocations.
         history: columns of Engine.history().
         is_tracing: whether events are being written.
         annotations: what a recording of a real kernel knows beside; None of an engine.

@@ -196,21 +196,13 @@ class EngineArrays:
         """Give the arrays as plain functions of the core want them."""
         return State(*[memoryview(array) for array in self.arrays()])
 
-    def events(
-        self, since: int, limit: int | None = None, room: Callable[[int, int], np.ndarray] | None = None
-    ) -> EventBatch:
-        """Give the events numbered `since` and up that the ring still holds, at most `limit` of them.
-
-        Args:
-            room: gives the int64 array (NR_RING_COLUMNS, count) to copy `count` events from number `first` into.
-        """
+    def events(self, since: int, limit: int | None = None) -> EventBatch:
+        """Give the events numbered `since` and up that the ring still holds, at most `limit` of them."""
         with self.lock:
-            head, capacity = self.scalar(L.RING_HEAD), self.scalar(L.RING_CAPACITY)
-            first = max(since, head - capacity, self.scalar(L.RING_START))
+            head = self.scalar(L.RING_HEAD)
+            first = max(since, self.first_event)
             last = head if limit is None else min(head, first + limit)
-            count = max(last - first, 0)
-            columns = room(first, count) if room else np.empty((L.NR_RING_COLUMNS, count), np.int64)
-            self._copy_events(first & (capacity - 1), columns)
+            columns = np.concatenate(self.ring_parts(first, last), axis=1)
         lost = max(first - max(since, self.scalar(L.RING_START)), 0)
         boot_bases = int(self.chunk[self.handle(0) + L.BASE]), int(self.chunk[self.handle(-1) + L.BASE])
         nr_cpus = self.geometry.info.nr_cpus if self.model.kernel.alloc_fields else 0
@@ -224,12 +216,17 @@ class EngineArrays:
             nr_cpus=nr_cpus,
         )
 
-    def _copy_events(self, start: int, columns: np.ndarray) -> None:
-        """Copy events out of the ring, from a place in it on, and round its end."""
+    @property
+    def first_event(self) -> int:
+        """Number of the oldest event that the ring holds."""
+        return max(self.scalar(L.RING_HEAD) - self.scalar(L.RING_CAPACITY), self.scalar(L.RING_START))
+
+    def ring_parts(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give events that the ring holds where they stand, up to its end and round it; to be read under the lock."""
         rows = self.ring.reshape(L.NR_RING_COLUMNS, -1)
-        before_end = rows[:, start : start + columns.shape[1]]
-        columns[:, : before_end.shape[1]] = before_end
-        columns[:, before_end.shape[1] :] = rows[:, : columns.shape[1] - before_end.shape[1]]
+        count, start = max(last - first, 0), first & (rows.shape[1] - 1)
+        before_end = rows[:, start : start + count]
+        return before_end, rows[:, : count - before_end.shape[1]]
 
 
 def _chunk_addresses(geometry: Geometry) -> Addresses:

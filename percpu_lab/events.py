@@ -96,6 +96,16 @@ class Events(RichTable):
         raise NotImplementedError
 
     @property
+    def first_op(self) -> int:
+        """The op of the first event; 0 without any."""
+        return int(self.op[0]) if len(self) else 0
+
+    @property
+    def next_seq(self) -> int:
+        """Sequence number of the next event to come."""
+        return self.first_seq + len(self)
+
+    @property
     def seq(self) -> Int64s:
         """Sequence number of each event."""
         return np.arange(self.first_seq, self.first_seq + len(self), dtype=np.int64)
@@ -225,18 +235,6 @@ class EventBatch(Events):
         object.__setattr__(self, "ptr_bias", ptr_bias)
         object.__setattr__(self, "boot_bases", boot_bases)
         object.__setattr__(self, "nr_cpus", nr_cpus)
-
-    def with_columns(self, columns: Mapping[str, np.ndarray], first_seq: int, lost: int) -> EventBatch:
-        """Make a batch of other events of the same engine."""
-        return EventBatch(
-            columns,
-            first_seq,
-            lost,
-            self.addresses,
-            self.ptr_bias,
-            boot_bases=self.boot_bases,
-            nr_cpus=self.nr_cpus,
-        )
 
     @property
     def base_addr(self) -> Uint64s:

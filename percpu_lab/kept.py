@@ -1,10 +1,11 @@
 """What one reading of an engine leaves for the next, which then reads only what is new.
 
-KeptEvents   the events of the ring        KeptAreas   the areas of chunks that have not changed since
+KeptEvents   the events of the ring but allocations        KeptAreas   the areas of chunks that have not changed since
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,46 +13,92 @@ import numpy as np
 
 from .columns import AreaColumns, Ints
 from .core import layout as L
-from .events import RING_COLUMNS, Events
+from .events import RING_COLUMNS, Events, Int64s
 
 if TYPE_CHECKING:
     from .engine import Engine
 
 
-class KeptEvents:
-    """The events an engine's ring holds, of which each reading copies only the new ones.
+@dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
+class EventsShown(Events):
+    """The events of a ring that views need: all but allocations, of which the areas in use tell.
 
-    columns   |......... shown .........| room |      new events go behind; when the room is used up, the
-                                                      newest move to a new array, and old readings stay whole
+    Args:
+        seq: sequence number of each.
+        columns, lost: as for Events.
+        first_op: op of the oldest event in the ring, of whichever kind.
+        next_seq: sequence number of the next event to come.
+    """
+
+    _seq: Int64s
+    _first_op: int
+    _next_seq: int
+
+    def __init__(self, seq: Int64s, columns: Mapping[str, Ints], lost: int, first_op: int, next_seq: int) -> None:
+        Events.__init__(self, columns, int(seq[0]) if len(seq) else next_seq, lost)
+        self._keep("_seq", seq, np.int64)
+        object.__setattr__(self, "_first_op", first_op)
+        object.__setattr__(self, "_next_seq", next_seq)
+
+    @property
+    def seq(self) -> Int64s:
+        """Sequence number of each event."""
+        return self._seq
+
+    @property
+    def first_op(self) -> int:
+        """The op of the oldest event in the ring, of whichever kind; 0 if it is empty."""
+        return self._first_op
+
+    @property
+    def next_seq(self) -> int:
+        """Sequence number of the next event to come."""
+        return self._next_seq
+
+    def _frame_columns(self) -> tuple[str, ...]:
+        return ("seq", *RING_COLUMNS, "reason")
+
+
+class KeptEvents:
+    """The events of an engine's ring that views need, of which each reading looks at the new ones only.
+
+    numbers   |..... gone .....|......... shown .........| room |    new ones go behind; when the room is used up,
+    columns   |..... gone .....|......... shown .........| room |    those shown move to new arrays, and old readings
+                                                                     stay whole
     """
 
     def __init__(self) -> None:
+        self._seq = np.zeros(0, np.int64)
         self._columns = np.zeros((len(RING_COLUMNS), 0), np.int64)
-        self._used = 0
+        self._shown = slice(0, 0)
         self._next = 0
-        self._size = 0  # of the ring
 
-    def read(self, engine: Engine) -> Events:
-        """Give the same events as engine.events(0)."""
+    def read(self, engine: Engine) -> EventsShown:
+        """Give what lifetimes and marks are made of."""
         with engine.lock:
-            self._size, start = engine.scalar(L.RING_CAPACITY), engine.scalar(L.RING_START)
-            new = engine.events(self._next, room=self._room)
-        self._next = new.first_seq + len(new)
-        first = max(self._next - min(self._used, self._size), start)
-        shown = self._columns[:, self._used - (self._next - first) : self._used]
-        return new.with_columns(dict(zip(RING_COLUMNS, shown, strict=True)), first, first - start)
+            head, first = engine.scalar(L.RING_HEAD), engine.first_event
+            lost, first_op = first - engine.scalar(L.RING_START), engine.events(first, 1).first_op
+            seq = max(self._next, first)
+            for part in engine.ring_parts(seq, head):
+                rows = np.flatnonzero(part[L.RING_EVENT] != L.EVENT_ALLOC)
+                self._append(seq + rows, part[:, rows])
+                seq += part.shape[1]
+        self._next = head
+        start, end = self._shown.start, self._shown.stop
+        self._shown = slice(start + int(np.searchsorted(self._seq[start:end], first)), end)
+        columns = dict(zip(RING_COLUMNS, self._columns[:, self._shown], strict=True))
+        return EventsShown(self._seq[self._shown], columns, lost, first_op, head)
 
-    def _room(self, first: int, count: int) -> Ints:
-        """Where new events go: behind the older ones, which still count if none was lost or cleared in between."""
-        if first != self._next:
-            self._used = 0
-        if self._used + count > self._columns.shape[1]:
-            kept = self._columns[:, max(self._used - max(self._size - count, 0), 0) : self._used]
-            self._columns = np.empty((len(RING_COLUMNS), 2 * self._size), np.int64)
-            self._columns[:, : kept.shape[1]] = kept
-            self._used = kept.shape[1]
-        self._used += count
-        return self._columns[:, self._used - count : self._used]
+    def _append(self, seq: Ints, columns: Ints) -> None:
+        start, end = self._shown.start, self._shown.stop
+        if end + len(seq) > len(self._seq):
+            room = 2 * (end - start + len(seq))
+            kept = self._seq[start:end], self._columns[:, start:end]
+            self._seq, self._columns = np.empty(room, np.int64), np.empty((len(RING_COLUMNS), room), np.int64)
+            start, end = 0, end - start
+            self._seq[:end], self._columns[:, :end] = kept
+        self._seq[end : end + len(seq)], self._columns[:, end : end + len(seq)] = seq, columns
+        self._shown = slice(start, end + len(seq))
 
 
 class KeptAreas:

@@ -208,7 +208,7 @@ def _marks(events: Events, seen: slice, end: int) -> Marks:
 
 def default_window(events: Events, snap: Snapshot) -> tuple[int, int]:
     """Give the span of ops that events tell of, up to now; at least one op long."""
-    first = int(events.op[0]) if len(events) and events.lost else 0
+    first = events.first_op if events.lost else 0
     return min(max(first, 0), snap.op), max(snap.op, 1)
 
 

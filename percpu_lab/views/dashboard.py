@@ -183,8 +183,7 @@ class Dashboard:
         self.shared.select(self.session.selection)
         columns = take(self._source, self._kept)
         frames = [self.shared.update(columns), *(self._news.of(view.update(columns)) for view in self.views)]
-        end = columns.events.first_seq + len(columns.events)
-        newest = self._source.events(end - TAIL_EVENTS, TAIL_EVENTS)
+        newest = self._source.events(columns.events.next_seq - TAIL_EVENTS, TAIL_EVENTS)
         texts: dict[Model, dict[str, Json]] = {
             self._summary: {"text": summary(columns, self.shared.selection)},
             self._tail: {"text": tail(newest, columns.is_tracing)},
