@@ -9,7 +9,7 @@ balance, stats, state
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ _WORDS = {
 _NAMES = {kind: name for name, (kind, _) in _WORDS.items()}
 _SIGN_BIT = 1 << 63
 _MAX_DIGITS = 20
+_PIECE_CHARS = 1 << 16
 
 
 class Ops:
@@ -118,16 +119,37 @@ class Ops:
         Raises:
             CaseError: names the line.
         """
-        lines = text.removesuffix("\n").split("\n") if text else []
-        array = np.zeros((L.NR_OPS_COLUMNS, len(lines)), np.int64)
+        nr_ops = text.count("\n") + (text[-1:] not in ("", "\n"))
+        array = np.zeros((L.NR_OPS_COLUMNS, nr_ops), np.int64)
         dense: dict[str, int] = {}
-        for i, line in enumerate(lines):
-            array[:, i] = _parse_line(line, dense, f"{where} line {i + 1}")
+        first = 0
+        for lines in _pieces(text):
+            ops = [_parse_line(line, dense, f"{where} line {i}") for i, line in enumerate(lines, first + 1)]
+            array[:, first : first + len(lines)] = np.array(ops, np.int64).T
+            first += len(lines)
         return cls(array, tuple(dense))
+
+    def counts(self) -> dict[str, int]:
+        r"""Count the ops of each kind that is there.
+
+        >>> Ops.from_text("alloc 7 16 8 0 0\nstate\nfree 7\nstate\n").counts()
+        {'alloc': 1, 'free': 1, 'state': 2}
+        """
+        nr_ops = np.bincount(self.array[L.OPS_KIND], minlength=L.NR_OP_KINDS).tolist()
+        return {name: nr_ops[kind] for name, (kind, _) in _WORDS.items() if nr_ops[kind]}
 
     def to_text(self) -> str:
         """Write the script as the text it can be read from."""
         return "".join(_format_op(op, self.names) + "\n" for op in self.array.T.tolist())
+
+
+def _pieces(text: str) -> Iterator[list[str]]:
+    """Cut a script into lines, some at a time: all at once would take ten times its size."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + _PIECE_CHARS) + 1 or len(text)
+        yield text[start:end].removesuffix("\n").split("\n")
+        start = end
 
 
 def _checked_nr_ids(array: np.ndarray) -> int:
@@ -170,7 +192,9 @@ def _parse_line(line: str, dense: dict[str, int], where: str) -> tuple[int, ...]
     kind, counts = _WORDS[words[0]]
     if len(words) - 1 not in counts:
         raise CaseError(
-            f"{words[0]} takes {counts[-1]} operands, not {len(words) - 1}", where=where, remedy="complete the line"
+            f"{words[0]} takes {' or '.join(map(str, counts))} operands, not {len(words) - 1}",
+            where=where,
+            remedy="correct the line",
         )
     if kind == L.OP_ALLOC:
         size, align = (_size(word, where) for word in words[2:4])

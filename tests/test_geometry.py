@@ -538,7 +538,7 @@ def test_a_damaged_value_is_named(path, value, message):
 
 @pytest.mark.parametrize(("path", "value", "message"), [
     (("alloc_info", "unit_size"), 262144, r"alloc_info\.unit_size: 262144 contradicts `embed`"),
-    (("alloc_info", "groups", 1, "base_offset"), 2 * MIB, r"alloc_info\.groups: contradicts `embed`"),
+    (("alloc_info", "groups", 1, "base_offset"), 2 * MIB, r"alloc_info\.groups\[1\]\.base_offset: 2097152 contradicts"),
     (("addresses", "first_chunk"), "0xffff888100200000", r"addresses\.first_chunk: 0xffff888100200000 contradicts"),
     (("embed", "cpu_node"), [0, 0, 0], r"embed\.cpu_node: has 3 entries for CPUs up to 7"),
     (("embed", "use_distance_fn"), 1, r"embed\.use_distance_fn: 1 is neither true nor false"),

@@ -18,7 +18,7 @@ PACKAGE = Path(percpu_lab.__file__).parent
 
 # A module imports from its own line and those before, never from one behind.
 LAYERS = (
-    ("units", "plain", "rich", "errors", "interrupts", "gfp"),
+    ("units", "plain", "rich", "errors", "interrupts", "gfp", "json_text"),
     ("kernels",),
     ("core.layout",),
     ("geometry", "ops"),

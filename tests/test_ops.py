@@ -62,7 +62,7 @@ def test_last_line_needs_no_end() -> None:
         ("alloc 1 8 8 2 0", "RESERVED and ATOMIC are 0 or 1"),
         ("alloc 1 8 8 0 18446744073709551615", "is not a number from 0"),
         ("fault disk 1", "unknown kind of fault 'disk'"),
-        ("fault mem 1 2 3", "fault takes 3 operands, not 4"),
+        ("fault mem 1 2 3", "fault takes 2 or 3 operands, not 4"),
         ("fault mem 9223372036854775808", "is not a number from 0 to 9223372036854775807"),
     ],
 )

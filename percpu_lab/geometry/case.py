@@ -26,6 +26,8 @@ from .info import (
 )
 
 _SIZES = ("static_size", "reserved_size", "dyn_size", "unit_size", "atom_size", "alloc_size")
+_EMBED_SIZES = ("static_size", "reserved_size", "dyn_size", "atom_size")
+_ADDRESSES = ("first_chunk", "area_base", "area_stride")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,28 +151,37 @@ def read_setup(case: Mapping[str, Any], where: str) -> CaseSetup:
     embed = None
     if top.choice("setup", ("first_chunk", "embed")) == "embed":
         embed = _embed(top.section("embed"), cpus)
-    with as_case_error(f"{where}, addresses"):
+    with as_case_error(where):
         return CaseSetup(kernel, backing, info, _addresses(top.section("addresses")), embed)
 
 
 @contextmanager
-def as_case_error(where: str) -> Iterator[None]:
+def as_case_error(where: str, *, is_embed: bool = False) -> Iterator[None]:
     """Let an impossible layout appear as what it is: damage of the case.
 
     Args:
         where: the name of the case in the message.
+        is_embed: the layout is being worked out from `embed`.
 
     Raises:
-        CaseError: instead of a GeometryError.
+        CaseError: instead of a GeometryError; names the key that holds the value.
     """
     try:
         yield
     except GeometryError as error:
-        place = f"{where}, {error.where}" if error.where else where
-        damage = CaseError(error.what, where=place, remedy=error.remedy)
+        damage = CaseError(error.what, where=f"{where}, {_key_of(error.where, is_embed)}", remedy=error.remedy)
         for note in getattr(error, "__notes__", ()):
             damage.add_note(note)
         raise damage from None
+
+
+def _key_of(place: str, is_embed: bool) -> str:
+    """Say which key of a case holds what an error names, maybe after a kernel function and a comma."""
+    name = place.rpartition(", ")[2]
+    if name in _ADDRESSES:
+        return "embed.node_base" if is_embed and name == "first_chunk" else f"addresses.{name}"
+    section, keys = ("embed", _EMBED_SIZES) if is_embed else ("alloc_info", (*_SIZES, "groups"))
+    return f"{section}.{name}" if name.partition("[")[0] in keys else section
 
 
 def check_recorded(setup: CaseSetup, info: AllocInfo, first_chunk: int, where: str) -> None:
@@ -183,12 +194,22 @@ def check_recorded(setup: CaseSetup, info: AllocInfo, first_chunk: int, where: s
         if getattr(setup.info, name) != getattr(info, name):
             raise CaseError(f"{getattr(setup.info, name)} contradicts `embed`", where=f"{where}, alloc_info.{name}",
                             remedy=f"pcpu_build_alloc_info gives {getattr(info, name)}")
-    if setup.info.groups != info.groups:
-        raise CaseError("contradicts `embed`", where=f"{where}, alloc_info.groups",
-                        remedy="write the groups that pcpu_build_alloc_info makes, with their final base_offset")
+    _check_groups(setup.info, info, where)
     if setup.addresses.first_chunk != first_chunk:
         raise CaseError(f"{setup.addresses.first_chunk:#x} contradicts `embed`",
                         where=f"{where}, addresses.first_chunk", remedy=f"boot memory gives {first_chunk:#x}")
+
+
+def _check_groups(recorded: AllocInfo, info: AllocInfo, where: str) -> None:
+    if recorded.nr_groups != info.nr_groups:
+        raise CaseError(f"{recorded.nr_groups} contradicts `embed`", where=f"{where}, alloc_info.nr_groups",
+                        remedy=f"pcpu_build_alloc_info makes {info.nr_groups}")
+    for i, (group, made) in enumerate(zip(recorded.groups, info.groups, strict=True)):
+        for name in ("nr_units", "base_offset", "cpu_map"):
+            if getattr(group, name) != getattr(made, name):
+                is_there, wanted = (shown(getattr(one, name)) for one in (group, made))
+                raise CaseError(f"{is_there} contradicts `embed`", where=f"{where}, alloc_info.groups[{i}].{name}",
+                                remedy=f"pcpu_build_alloc_info gives {wanted}")
 
 
 def _possible_cpus(top: _Section) -> tuple[int, ...]:
@@ -208,8 +229,18 @@ def _alloc_info(section: _Section, cpus: tuple[int, ...]) -> AllocInfo:
     groups = section.sections("groups", longest=MAX_CPUS)
     section.equals("nr_groups", len(groups), f"the {len(groups)} entries of groups")
     static_size, reserved_size, dyn_size, unit_size = sizes
-    return AllocInfo(static_size, reserved_size, dyn_size, unit_size, atom_size, alloc_size,
+    info = AllocInfo(static_size, reserved_size, dyn_size, unit_size, atom_size, alloc_size,
                      tuple(_group(group) for group in groups), cpus)
+    _check_apart(info, groups)
+    return info
+
+
+def _check_apart(info: AllocInfo, sections: list[_Section]) -> None:
+    end = 0
+    for group, section in sorted(zip(info.groups, sections, strict=True), key=lambda pair: pair[0].base_offset):
+        if group.base_offset < end:
+            raise section.error("base_offset", f"{group.base_offset} is within another group", f"write {end} or more")
+        end = group.base_offset + group.nr_units * info.unit_size
 
 
 def _group(section: _Section) -> GroupInfo:
@@ -227,7 +258,7 @@ def _addresses(section: _Section) -> Addresses:
 
 
 def _embed(section: _Section, cpus: tuple[int, ...]) -> EmbedSetup:
-    static_size, reserved_size, dyn_size = (section.number(name, high=MAX_UNIT_SIZE) for name in _SIZES[:3])
+    static_size, reserved_size, dyn_size = (section.number(name, high=MAX_UNIT_SIZE) for name in _EMBED_SIZES[:3])
     nodes = section.numbers("cpu_node", longest=MAX_CPUS, high=MAX_NODES - 1)
     if len(nodes) <= cpus[-1]:
         raise section.error("cpu_node", f"has {len(nodes)} entries for CPUs up to {cpus[-1]}", "give one for each id")

@@ -12,7 +12,7 @@ from .info import MAX_ALLOC_SIZE, MAX_UNIT_SIZE, PCPU_MIN_UNIT_SIZE, AllocInfo
 
 BACKINGS = ("vm", "km")
 _WHERE = "pcpu_setup_first_chunk"
-_Violation = tuple[str, str]  # the condition that holds and must not, what to do
+_Violation = tuple[str, str, str]  # the condition that holds and must not, what to do, the value that breaks it
 
 
 def setup_checks(info: AllocInfo, base: int, backing: str, kernel: KernelVersion) -> list[str]:
@@ -35,58 +35,68 @@ def setup_checks(info: AllocInfo, base: int, backing: str, kernel: KernelVersion
     """
     if backing not in BACKINGS:
         raise GeometryError(f"unknown backing {backing!r}", where=_WHERE, remedy="give 'vm' or 'km'")
-    for condition, remedy in (*_size_violations(info, base, kernel), *_km_violations(info, backing),
-                              *_cpu_violations(info)):
-        raise _fatal(info, condition, remedy)
+    for violation in (*_size_violations(info, base, kernel), *_km_violations(info, backing), *_cpu_violations(info)):
+        raise _fatal(info, *violation)
     _check_limits(info, backing)
     return _km_warnings(info, backing)
 
 
 def _size_violations(info: AllocInfo, base: int, kernel: KernelVersion) -> Iterator[_Violation]:
     if not info.groups:
-        yield "nr_groups <= 0", "give at least one group"
+        yield "nr_groups <= 0", "give at least one group", "groups"
     if not info.static_size and not info.up:
-        yield "static_size is zero", "every SMP kernel has per-CPU variables of its own: give some bytes"
+        yield "static_size is zero", "every SMP kernel has per-CPU variables of its own: give some bytes", "static_size"
     if not base:
-        yield "base address is NULL", "give the address of the first chunk"
+        yield "base address is NULL", "give the address of the first chunk", "first_chunk"
     if base % PAGE_SIZE:
-        yield "base address is not page aligned", f"{base:#x} is no multiple of {PAGE_SIZE}"
+        yield "base address is not page aligned", f"{base:#x} is no multiple of {PAGE_SIZE}", "first_chunk"
     if info.unit_size < info.size_sum:
-        yield "unit_size < static_size + reserved_size + dyn_size", f"give a unit of {info.size_sum} bytes or more"
+        yield ("unit_size < static_size + reserved_size + dyn_size", f"give a unit of {info.size_sum} bytes or more",
+               "unit_size")
     if info.unit_size % PAGE_SIZE:
-        yield "unit_size is not page aligned", f"{info.unit_size} is no multiple of {PAGE_SIZE}"
+        yield "unit_size is not page aligned", f"{info.unit_size} is no multiple of {PAGE_SIZE}", "unit_size"
     if info.unit_size < PCPU_MIN_UNIT_SIZE:
-        yield "unit_size < PCPU_MIN_UNIT_SIZE", f"give a unit of {PCPU_MIN_UNIT_SIZE} bytes or more"
+        yield "unit_size < PCPU_MIN_UNIT_SIZE", f"give a unit of {PCPU_MIN_UNIT_SIZE} bytes or more", "unit_size"
     if info.dyn_size < kernel.dynamic_early_size:
         yield ("dyn_size < PERCPU_DYNAMIC_EARLY_SIZE",
-               f"dyn_size is {info.dyn_size}, {kernel.name} wants {kernel.dynamic_early_size} bytes or more")
+               f"dyn_size is {info.dyn_size}, {kernel.name} wants {kernel.dynamic_early_size} bytes or more",
+               "dyn_size")
 
 
 def _km_violations(info: AllocInfo, backing: str) -> Iterator[_Violation]:
     if backing == "km" and info.nr_groups > 1:
-        yield "the km backing does not accept the layout", f"it takes one group, not {info.nr_groups}: use vm"
+        yield "the km backing does not accept the layout", f"it takes one group, not {info.nr_groups}: use vm", "groups"
 
 
 def _cpu_violations(info: AllocInfo) -> Iterator[_Violation]:
     seen: set[int] = set()
     possible = frozenset(info.possible_cpus)
-    for cpu, _, _ in info.units():
+    for cpu, place in _cpu_places(info):
         if cpu >= info.nr_cpu_ids:
-            yield "cpu >= nr_cpu_ids", f"cpu_map names CPU {cpu}, the highest possible one is {info.nr_cpu_ids - 1}"
+            highest = f"the highest possible one is {info.nr_cpu_ids - 1}"
+            yield "cpu >= nr_cpu_ids", f"cpu_map names CPU {cpu}, {highest}", place
         if cpu not in possible:
-            yield "cpu is not possible", f"cpu_map names CPU {cpu}, which possible_cpus lacks"
+            yield "cpu is not possible", f"cpu_map names CPU {cpu}, which possible_cpus lacks", place
         if cpu in seen:
-            yield "cpu has a unit already", f"cpu_map names CPU {cpu} twice"
+            yield "cpu has a unit already", f"cpu_map names CPU {cpu} twice", place
         seen.add(cpu)
     for cpu in info.possible_cpus:
         if cpu not in seen:
-            yield "possible cpu without a unit", f"give CPU {cpu} a unit in a cpu_map"
+            yield "possible cpu without a unit", f"give CPU {cpu} a unit in a cpu_map", "groups"
 
 
-def _fatal(info: AllocInfo, condition: str, remedy: str) -> GeometryError:
+def _cpu_places(info: AllocInfo) -> Iterator[tuple[int, str]]:
+    """Walk the CPUs that have a unit, with the place that says so."""
+    for i, group in enumerate(info.groups):
+        for j, cpu in enumerate(group.cpu_map):
+            if cpu is not None:
+                yield cpu, f"groups[{i}].cpu_map[{j}]"
+
+
+def _fatal(info: AllocInfo, condition: str, remedy: str, place: str) -> GeometryError:
     """Make the error for a BUG of the kernel, with everything the kernel would print."""
     line = f"percpu: failed to initialize, {condition}"
-    error = GeometryError(line, where=_WHERE, remedy=remedy)
+    error = GeometryError(line, where=f"{_WHERE}, {place}", remedy=remedy)
     lines = [line, f"percpu: cpu_possible_mask={cpumask_text(info.possible_cpus, info.nr_cpu_ids)}"]
     if condition.startswith("the km backing"):
         lines.insert(0, "percpu: can't handle more than one group")
@@ -100,15 +110,17 @@ def _check_limits(info: AllocInfo, backing: str) -> None:
     """Check what the kernel takes for granted of its own code, and what this package can hold."""
     if info.unit_size > MAX_UNIT_SIZE or info.alloc_size > MAX_ALLOC_SIZE:
         raise GeometryError(f"a unit of {info.unit_size} and an allocation of {info.alloc_size} bytes are too big here",
-                            where=_WHERE, remedy=f"at most {MAX_UNIT_SIZE} and {MAX_ALLOC_SIZE} bytes are possible")
+                            where=f"{_WHERE}, {'unit_size' if info.unit_size > MAX_UNIT_SIZE else 'alloc_size'}",
+                            remedy=f"at most {MAX_UNIT_SIZE} and {MAX_ALLOC_SIZE} bytes are possible")
     if info.alloc_size % info.unit_size or info.alloc_size % info.atom_size:
         raise GeometryError(f"alloc_size {info.alloc_size} is not a multiple of unit_size {info.unit_size} and of "
-                            f"atom_size {info.atom_size}", where=_WHERE, remedy="let pcpu_build_alloc_info compute it")
+                            f"atom_size {info.atom_size}", where=f"{_WHERE}, alloc_size",
+                            remedy="let pcpu_build_alloc_info compute it")
     check_whole_allocs(info)
     for i, group in enumerate(info.groups):
         if group.base_offset % PAGE_SIZE:
-            raise GeometryError(f"group {i} begins at {group.base_offset}, which is not page aligned", where=_WHERE,
-                                remedy=f"give a multiple of {PAGE_SIZE}")
+            raise GeometryError(f"group {i} begins at {group.base_offset}, which is not page aligned",
+                                where=f"{_WHERE}, groups[{i}].base_offset", remedy=f"give a multiple of {PAGE_SIZE}")
     if info.up and (backing != "km" or info.nr_units > 1):
         raise GeometryError("a kernel without SMP has one unit and the km backing", where=_WHERE,
                             remedy="make it with Geometry.up()")

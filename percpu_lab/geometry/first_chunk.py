@@ -220,7 +220,7 @@ class Geometry:
             CaseError: names the key that is missing, mistyped or contradicts another.
         """
         setup = cases.read_setup(case, where)
-        with cases.as_case_error(where):
+        with cases.as_case_error(where, is_embed=setup.embed is not None):
             if setup.embed is None:
                 return cls.from_info(setup.info, setup.addresses, backing=setup.backing, kernel=setup.kernel)
             embed = setup.embed
