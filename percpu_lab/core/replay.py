@@ -54,7 +54,8 @@ from .request import pcpu_schedule_balance_work, room
     TAPE_ALIGN,
     TAPE_FLAGS,  # FLAG_RESERVED | FLAG_ATOMIC
     TAPE_DUE,  # the row behind which the CPU has time for work that this row asked for
-    TAPE_DESTROYED,  # the row of the last destruction by work that this row may ask for, 0 if none comes soon
+    TAPE_DESTROYED,  # the row of the last destruction by work that this row may ask for, 0 if none comes soon;
+    # -1: work that ran behind this row has destroyed nothing
     NR_TAPE_COLUMNS,
 ) = range(9)
 MARK_FORCE, MARK_TAKEN, MARK_HOLD, MARK_ASYNC = 1, 2, 4, 8
@@ -73,7 +74,7 @@ NOTE_UNMATCHED = 4  # free: no area in use begins there
 NOTE_RECLAIMED = 8  # the balance work gave pages back
 NOTE_NO_CHUNK = 16  # the recorded chunk is not known
 NOTE_FULL = 32  # failure: no chunk has room
-REG_STATUS, REG_POS, REG_WANT, REG_CHUNK, REG_OFF, REG_DUE, REG_RECLAIMED, NR_REGISTERS = range(8)
+REG_STATUS, REG_POS, REG_WANT, REG_CHUNK, REG_OFF, REG_DUE, REG_RECLAIMED, REG_UNDER_WAY, NR_REGISTERS = range(9)
 (
     REPLAY_OK,
     REPLAY_OTHER_PLACE,  # the model allocates elsewhere: REG_CHUNK, REG_OFF
@@ -105,6 +106,7 @@ class Rules(NamedTuple):
         balance: (s) -> (pages wanted still, whether pages were given back): the work without creating and destroying.
         populate: (s) -> pages wanted still: what the work does behind a creation.
         is_to_destroy: (s): the work would begin with destroying a chunk.
+        is_destroyed_late: (s, c): the work destroys the chunk, if at all, behind giving pages back and populating.
         silent: (s, kind, c, off, size): do what left no event.
     """
 
@@ -123,6 +125,7 @@ class Rules(NamedTuple):
     balance: Any
     populate: Any
     is_to_destroy: Any
+    is_destroyed_late: Any
     silent: Any
 
 
@@ -291,14 +294,14 @@ def step_create(rules, s, events, n, row, found, handles, reg):
     size = events[TAPE_SIZE * n + row]
     align = events[TAPE_ALIGN * n + row]
     flags = events[TAPE_FLAGS * n + row]
-    bits = 0
+    bits = begin_balance(rules, s, reg) if size == 0 else 0
     if size == 0 and reg[REG_WANT] > 0:
-        bits = NOTE_FORESEEN
+        bits |= NOTE_FORESEEN
     elif rules.is_legal(size, align):
         place, _ = rules.predict(s, size, align, flags)
         if place == 0 and not rules.has_spare(s):
-            bits = NOTE_FORESEEN
-        if bits != 0:  # it searched in vain, which leaves better hints
+            bits |= NOTE_FORESEEN
+        if bits & NOTE_FORESEEN:  # it searched in vain, which leaves better hints
             fail(rules, s, size, align, flags, L.REASON_NEW_CHUNK)
     c = rules.create(s)
     handles[events[TAPE_CHUNK * n + row]] = c
@@ -311,23 +314,25 @@ def step_create(rules, s, events, n, row, found, handles, reg):
 
 
 @shared
-def step_destroy(rules, s, events, n, row, found, handles):
+def step_destroy(rules, s, events, n, row, found, handles, reg):
     c = handles[events[TAPE_CHUNK * n + row]]
     found[FOUND_NOTE * n + row] = NOTE_NO_CHUNK
     if c == 0 or s.chunk[c + L.IMMUTABLE] != 0:
         return REPLAY_OK
+    bits = begin_balance(rules, s, reg) if rules.is_destroyed_late(s, c) else 0
     spin_lock(s)
     lost = rules.clear(s, c, 0, s.chunk[c + L.NR_PAGES] << PAGE_SHIFT)
     is_spare = rules.retire(s, c)
     list_del(s.chunk, L.LIST_NEXT, c)
     spin_unlock(s)
-    note(found, n, row, c, s.chunk[c + L.ORDINAL], 0, 0 if lost > 0 or is_spare else NOTE_FORESEEN)
+    bits |= 0 if lost > 0 or is_spare else NOTE_FORESEEN
+    note(found, n, row, c, s.chunk[c + L.ORDINAL], 0, bits)
     found[FOUND_LOST * n + row] = lost
     mutex_lock(s)
     depopulate_all(s, c)
     pcpu_destroy_chunk(s, c)
     mutex_unlock(s)
-    if events[TAPE_SIZE * n + row] == 0:
+    if events[TAPE_SIZE * n + row] == 0 and reg[REG_UNDER_WAY] == 0:
         s.g[L.BALANCE_PENDING] = 1  # the same work goes on with populating
     handles[events[TAPE_CHUNK * n + row]] = 0
     return REPLAY_OK
@@ -364,6 +369,15 @@ def run_balance(rules, s, reg):
     return NOTE_BALANCED | NOTE_RECLAIMED if reclaimed else NOTE_BALANCED
 
 
+@shared
+def begin_balance(rules, s, reg):
+    """Do the same for the work that an event tells to be under way, if it was only pending -> the same, or 0."""
+    if s.g[L.BALANCE_PENDING] == 0:
+        return 0
+    reg[REG_UNDER_WAY] = 1
+    return run_balance(rules, s, reg)
+
+
 # --- runs ----------------------------------------------------------------------------------------
 
 
@@ -387,15 +401,17 @@ def step(rules, s, events, row, marks, found, handles, reg):
             return REPLAY_NEED_ROOM
         status = step_create(rules, s, events, n, row, found, handles, reg)
     elif kind == L.EVENT_DESTROY:
-        status = step_destroy(rules, s, events, n, row, found, handles)
+        status = step_destroy(rules, s, events, n, row, found, handles, reg)
     else:
         status = step_silent(rules, s, events, n, row, found, handles, reg)
     if status == REPLAY_OK and kind < L.NR_EVENTS and s.g[L.BALANCE_PENDING] != 0:
         if was_pending == 0:
+            reg[REG_UNDER_WAY] = 0
             reg[REG_DUE] = events[TAPE_DUE * n + row]
             if rules.is_to_destroy(s):
                 reg[REG_DUE] = max(reg[REG_DUE], events[TAPE_DESTROYED * n + row])
-        if row >= reg[REG_DUE] and mark & MARK_HOLD == 0:
+        would_show = events[TAPE_DESTROYED * n + row] < 0 and rules.is_to_destroy(s)
+        if row >= reg[REG_DUE] and mark & MARK_HOLD == 0 and not would_show:
             found[FOUND_NOTE * n + row] |= run_balance(rules, s, reg)
     found[FOUND_PAGES * n + row] = s.g[L.NR_POPULATED_TOTAL]
     return status

@@ -357,10 +357,15 @@ def is_to_destroy(s):
     return R.has_two(s, last_slot(s))
 
 
+@kernel
+def is_destroyed_late(s, c):
+    return False
+
+
 # --- what Python calls ------------------------------------------------------------------------------
 
 RULES = R.Rules(predict, request, force, is_legal, is_served, begins_area, free, why_failed, has_spare, create,
-                clear, retire, balance, populate, is_to_destroy, silent)  # fmt: skip
+                clear, retire, balance, populate, is_to_destroy, is_destroyed_late, silent)  # fmt: skip
 
 
 @entry

@@ -246,10 +246,16 @@ def is_to_destroy(s):
     return R.has_two(s, free_slot(s))
 
 
+@kernel
+def is_destroyed_late(s, c):
+    is_free = s.chunk[c + L.FREE_SIZE] == s.g[L.UNIT_SIZE]
+    return is_free and (s.chunk[c + L.ISOLATED] != 0 or not other_chunk_in_free_slot(s, c))
+
+
 # --- what Python calls ------------------------------------------------------------------------------
 
 RULES = R.Rules(predict, request, force, is_legal, is_served, begins_area, free, why_failed, has_spare, create,
-                clear, retire, balance, populate, is_to_destroy, silent)  # fmt: skip
+                clear, retire, balance, populate, is_to_destroy, is_destroyed_late, silent)  # fmt: skip
 
 
 @entry

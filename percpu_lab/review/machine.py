@@ -44,7 +44,7 @@ def _module_name(module: ModuleType) -> str:
 def _empty_tape() -> Tape:
     none = np.zeros(0, np.int64)
     return Tape(0, 0, np.zeros((R.NR_TAPE_COLUMNS, 1), np.int64), np.zeros(1, np.int64), none, none, none.astype(bool),
-                none, 0, np.zeros(1, bool), -1, -1, True, True, 1, 1, 4)  # fmt: skip
+                none, 0, np.zeros(1, bool), -1, -1, True, True, 1, 1, 4, False)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -181,14 +181,17 @@ class Search:
     def _balance_later(self, row: int) -> int:
         """Hold the balance work back that ran last."""
         machine, tape = self.machine, self.tape
-        low = self._lowest(row)
+        low = max(machine.pos - _REACH, self._snapshots[0].pos) if tape.is_simulated else self._lowest(row)
         script = machine.script[low : machine.pos]
         ran = np.flatnonzero(machine.found[R.FOUND_NOTE, script] & R.NOTE_BALANCED)
         if not len(ran):
             return 0
         place = low + int(ran[-1])
         pos = machine.pos
-        held = machine.script[place:pos].copy()
+        held = machine.script[place:pos]
+        if tape.is_simulated:  # up to where it may run again
+            held = np.append(held, np.arange(row, min(int(tape.events[R.TAPE_DUE, row]), self.end)))
+        held = held[tape.marks[held] & R.MARK_HOLD == 0]
         tape.marks[held] |= R.MARK_HOLD
         if self._go_to(place) and machine.run(place, pos):
             machine.pos = pos

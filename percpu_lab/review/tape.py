@@ -64,6 +64,7 @@ class Tape:
         first_loss: row before which events were lost for the first time; behind the last if none were.
         used: rows in use.
         granule: bytes that sizes are rounded up to.
+        is_simulated: the rows are of a simulated run: in order, and by one task.
     """
 
     nr_early: int
@@ -83,6 +84,7 @@ class Tape:
     first_loss: int
     used: int
     granule: int
+    is_simulated: bool
 
     @property
     def nr_chunks(self) -> int:
@@ -149,6 +151,7 @@ class Tape:
             from_boot=is_whole or _begins_at_boot(pid),
             first_loss=nr_early + min((loss.row for loss in trace.losses if loss.row), default=rows),
             granule=kernel.least_size,
+            is_simulated=ops is not None,
         )  # fmt: skip
         tape._find_boot_chunks(Space.of(Unit.of(geometry.info), kernel))
         tape.marks[:rows][is_boot] |= R.MARK_ASYNC
@@ -286,14 +289,16 @@ class _Ops:
         self._find_time_for_work(is_last, begins)
 
     def _find_time_for_work(self, is_last: Bools, begins: Bools) -> None:
-        """Find for each row the next one behind which the work may run: not before chunks that it destroys first."""
+        """Find for each row the next one behind which the work may run: not before chunks that it destroys first.
+
+        What it destroys bears the number of the same op: behind other rows it has destroyed nothing.
+        """
         events, rows = self._tape.events, self._tape.nr_rows
         destroys = begins & (self._kind == L.EVENT_DESTROY)
         may_run = (self._nr_idle > 0) | is_last | np.append((begins & ~destroys)[1:], False)
         every, last = np.arange(rows), np.append(np.flatnonzero(may_run), rows)
         events[R.TAPE_DUE, :rows] = last[np.searchsorted(last[:-1], every)]
-        last = np.append(np.flatnonzero(is_last), rows)
-        events[R.TAPE_DESTROYED, :rows] = last[np.searchsorted(last[:-1], every)]
+        events[R.TAPE_DESTROYED, :rows] = np.where(is_last, 0, -1)
 
 
 def _joined(parts: Sequence[tuple[RecordedTrace, int]], name: str) -> Int64s:

@@ -5,7 +5,7 @@
     stats.txt     @INDEX, then the percpu_stats file; again and again
     printk.txt    INDEX<TAB>TEXT               the kernel log, the boot lines with the index -1
     state.jsonl   {"op": INDEX, ...}             the state at some ops; only their numbers are read here
-    ops.txt                                    what was asked: not read here
+    ops.txt       alloc 3 64 8 0 0             what was asked, a line an op: tells where the balance work could run
 
 An op is done when the next begins, so a reading at op 12 was made behind every event of a lower number.
 """
@@ -32,6 +32,7 @@ _TITLE = re.compile(r"@(\d{1,18})")
 _STATE = re.compile(r'^\{"op": ?(\d{1,18}),', re.MULTILINE)
 _REFUSED = re.compile(r"^(\d{1,18})\tWARN: illegal size", re.MULTILINE)
 _INDEX = re.compile(r"^-?\d{1,18}\t", re.MULTILINE)
+_BALANCE = "balance"
 
 
 def geometry_of_case(folder: Folder) -> Geometry | None:
@@ -89,7 +90,9 @@ def quiet_ops(folder: Folder, trace: RecordedTrace, stats: Iterable[int]) -> tup
         return ()
     states = _STATE.findall(folder.text("state.jsonl") or "")
     refused = _REFUSED.findall(folder.text("printk.txt") or "")
-    return tuple(sorted({*stats, *map(int, states), *map(int, refused)}))
+    asked = enumerate((folder.text("ops.txt") or "").splitlines())
+    others = (op for op, text in asked if text.strip() != _BALANCE)
+    return tuple(sorted({*stats, *map(int, states), *map(int, refused), *others}.difference(trace.op.tolist())))
 
 
 def rows_of_op(trace: RecordedTrace, op: int) -> tuple[int, int]:
