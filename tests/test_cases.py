@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,47 @@ def test_a_damaged_gzip_file(folder: Path, damage: Callable[[bytes], bytes]) -> 
     assert "not a whole gzip file" in failure(folder).what
 
 
+LINES = "".join(f"alloc {i} {i * 7919 % 4096} 8 0 0\n" for i in range(3000))
+
+
+def _packed(folder: Path, data: bytes) -> CaseError:
+    (folder / "ops.txt").unlink(missing_ok=True)
+    (folder / "ops.txt.gz").write_bytes(data)
+    return failure(folder)
+
+
+def _lines_of_prefix(data: bytes) -> int:
+    return zlib.decompressobj(wbits=31).decompress(data).count(b"\n")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.77, 0.9999])
+def test_a_packed_script_that_was_cut_off_is_named_by_the_line_it_breaks_off(folder: Path, share: float) -> None:
+    data = gzip.compress(LINES.encode())
+    data = data[: int(len(data) * share) or 1]
+    error = _packed(folder, data)
+    assert error.where == f"{folder}/ops.txt.gz line {_lines_of_prefix(data) + 1}"
+    assert "not a whole gzip file" in error.what
+
+
+def test_a_packed_script_with_damage_inside_is_named_by_the_line_it_breaks_off(folder: Path) -> None:
+    data = bytearray(gzip.compress(LINES.encode(), 0))  # stored as it is, in blocks: the header of the second is hit
+    at = 10 + 5 + int.from_bytes(data[11:13], "little")
+    data[at] = 0xFF
+    error = _packed(folder, bytes(data))
+    assert error.where == f"{folder}/ops.txt.gz line {_lines_of_prefix(bytes(data[:at])) + 1}"
+
+
+def test_a_packed_script_with_a_wrong_checksum_is_read_to_its_end(folder: Path) -> None:
+    data = bytearray(gzip.compress(LINES.encode()))
+    data[-8] ^= 1
+    assert _packed(folder, bytes(data)).where == f"{folder}/ops.txt.gz line 3001"
+
+
+def test_of_several_packed_files_in_one_all_lines_count(folder: Path) -> None:
+    data = gzip.compress(LINES.encode()) + gzip.compress(b"state\n" * 50)
+    assert _packed(folder, data[:-4]).where == f"{folder}/ops.txt.gz line 3051"
+
+
 def test_a_file_that_unpacks_without_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(percpu_lab.cases, "OPS_LIMIT_BYTES", 1000)
     (folder / "ops.txt").unlink()
@@ -210,6 +252,91 @@ def test_a_layout_that_the_kernel_would_not_boot_with(folder: Path) -> None:
     assert "unit_size" in str(failure(folder))
 
 
+def _members(value: Any, path: str = "") -> list[str]:
+    """The paths of all that a case.json holds, written as in an error."""
+    if isinstance(value, dict):
+        steps = [(f"{path}.{key}" if path else key, inner) for key, inner in value.items()]
+    else:
+        steps = [(f"{path}[{i}]", inner) for i, inner in enumerate(value)] if isinstance(value, list) else []
+    return [found for step, inner in steps for found in (step, *_members(inner, step))]
+
+
+EMBED = AREAMAP / "embed_numa"
+_UNREAD = ("name",)  # what a case may call itself is no concern of ours
+
+
+@pytest.mark.parametrize("path", _members(json.loads((EMBED / "case.json").read_text())))
+@pytest.mark.parametrize("wrong", ["NaN", "-1", "[[]]", "{}", '"?"', "1e9", "99999999999999999999"])
+def test_a_wrong_value_is_named_by_its_own_line(tmp_path: Path, path: str, wrong: str) -> None:
+    folder = tmp_path / "case"
+    shutil.copytree(EMBED, folder)
+    holder: Any = document(folder)
+    whole = holder
+    steps = path.replace("]", "").replace("[", ".").split(".")
+    for step in steps[:-1]:
+        holder = holder[int(step) if step.isdigit() else step]
+    holder[int(steps[-1]) if steps[-1].isdigit() else steps[-1]] = "@"
+    text = json.dumps(whole, indent=1)
+    line = text[: text.index('"@"')].count("\n") + 1
+    (folder / "case.json").write_text(text.replace('"@"', wrong))
+    error = load_error(folder)
+    if path in _UNREAD or (path, wrong) == ("what", '"?"'):
+        assert error is None
+    else:
+        assert error
+        assert error.where.startswith(f"{folder}/case.json line {line}, {path}")  # or what is wrong inside it
+
+
+def test_a_missing_key_is_named_by_the_line_of_what_lacks_it(folder: Path) -> None:
+    loaded = document(folder)
+    del loaded["alloc_info"]["groups"][0]["base_offset"]
+    (folder / "case.json").write_text(text := json.dumps(loaded, indent=1))
+    line = text[: text.index('"groups": [')].count("\n") + 2
+    assert failure(folder).where == f"{folder}/case.json line {line}, alloc_info.groups[0].base_offset"
+
+
+def test_a_key_that_stands_twice_is_refused(folder: Path) -> None:
+    text = json.dumps(document(folder), indent=1).replace('"backend"', '"page_size": 4096, "backend"')
+    (folder / "case.json").write_text(text)
+    line = text[: text.rindex('"page_size"')].count("\n") + 1
+    assert failure(folder).where == f"{folder}/case.json line {line}, page_size"
+
+
+def _in_alloc_info(folder: Path, **changed: object) -> str:
+    """Change a layout -> the place the error names, without its line."""
+    rewrite(folder, alloc_info=document(folder)["alloc_info"] | changed)
+    return failure(folder).where.partition("line 1, ")[2]
+
+
+def test_what_the_kernel_refuses_names_the_key_that_it_refuses(folder: Path) -> None:
+    assert _in_alloc_info(folder, static_size=0) == "alloc_info.static_size"
+
+
+def test_an_unusable_allocation_size_names_its_key(folder: Path) -> None:
+    assert _in_alloc_info(folder, alloc_size=4096) == "alloc_info.alloc_size"
+
+
+def test_a_cpu_in_two_units_names_the_second(folder: Path) -> None:
+    cpus = document(folder)["possible_cpus"]
+    group = {"nr_units": len(cpus) + 1, "base_offset": 0, "cpu_map": [*cpus, cpus[0]]}
+    assert _in_alloc_info(folder, groups=[group], nr_groups=1) == f"alloc_info.groups[0].cpu_map[{len(cpus)}]"
+
+
+def test_groups_on_the_same_memory_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "case"
+    shutil.copytree(AREAMAP / "numa_groups", folder)
+    groups = document(folder)["alloc_info"]["groups"]
+    groups[1]["base_offset"] = groups[0]["base_offset"] + 4096
+    assert _in_alloc_info(folder, groups=groups) == "alloc_info.groups[1].base_offset"
+
+
+def test_boot_memory_at_no_address_names_the_key_of_the_boot(tmp_path: Path) -> None:
+    folder = tmp_path / "case"
+    shutil.copytree(EMBED, folder)
+    rewrite(folder, embed=document(folder)["embed"] | {"node_base": "0x0", "node_stride": 0})
+    assert failure(folder).where == f"{folder}/case.json line 1, embed.node_base"
+
+
 # --- damage: ops --------------------------------------------------------------------------------
 
 
@@ -254,6 +381,55 @@ def test_ops_that_were_cut_off_between_lines_are_noticed(folder: Path) -> None:
     lines = (folder / "ops.txt").read_text().splitlines(keepends=True)
     (folder / "ops.txt").write_text("".join(lines[:-1]))
     assert f"ends at line {len(lines) - 1}" in failure(folder).what
+
+
+def test_ops_that_go_on_after_the_last_are_noticed(folder: Path) -> None:
+    nr_lines = nr_ops(folder)
+    with (folder / "ops.txt").open("a") as file:
+        file.write("state\n")
+    error = failure(folder)
+    assert "nr_ops" in error.where
+    assert f"goes on at line {nr_lines + 1}" in error.what
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [
+        ({"alloc": 1, "free": 2, "state": 1}, "op_counts.free"),
+        ({"alloc": 1, "state": 1}, "op_counts"),
+        ({"alloc": 1, "free": 1, "state": 1, "stats": 1}, "op_counts.stats"),
+        ({"alloc": 1, "free": 1, "state": 1, "jump": 1}, "op_counts.jump"),
+        ({"alloc": True, "free": 1, "state": 1}, "op_counts.alloc"),
+        ({"alloc": "1", "free": 1, "state": 1}, "op_counts.alloc"),
+        ({}, "op_counts"),
+        ([], "op_counts"),
+    ],
+)
+def test_counts_that_contradict_the_script_are_named(folder: Path, counts: object, named: str) -> None:
+    (folder / "ops.txt").write_text("alloc 1 16 8 0 0\nfree 1\nstate\n")
+    loaded = document(folder) | {"nr_ops": 3, "op_counts": counts}
+    (folder / "case.json").write_text(text := json.dumps(loaded, indent=1))
+    line = text[: text.index(f'"{named.split(".")[-1]}"')].count("\n") + 1
+    assert failure(folder).where.startswith(f"{folder}/case.json line {line}, {named}")
+
+
+def test_counts_may_name_kinds_that_are_not_there(folder: Path) -> None:
+    rewrite(folder, op_counts={"fault": 0} | document(folder)["op_counts"])
+    assert Case.load(folder)
+
+
+@pytest.mark.parametrize("key", ["nr_ops", "op_counts", "what", "name"])
+def test_a_case_may_do_without_what_only_repeats(folder: Path, key: str) -> None:
+    loaded = document(folder)
+    del loaded[key]
+    (folder / "case.json").write_text(json.dumps(loaded))
+    assert len(Case.load(folder).ops) == nr_ops(AREAMAP / "coalesce")
+
+
+def test_lines_may_end_as_on_windows(folder: Path) -> None:
+    text = (folder / "ops.txt").read_text()
+    (folder / "ops.txt").write_bytes(text.replace("\n", "\r\n").encode())
+    assert Case.load(folder).ops.to_text() == text
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

@@ -61,6 +61,31 @@ def test_two_cases_of_one_name_do_not_overwrite_each_other(tmp_path: Path, capsy
     assert "a second case of the name 'coalesce'" in capsys.readouterr().err
 
 
+def test_a_case_is_not_played_over_its_own_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(GOOD[0], tmp_path / "coalesce")
+    recorded = (tmp_path / "coalesce" / "trace.txt").read_bytes()
+    assert main(["play", str(tmp_path / "coalesce"), GOOD[1], "--out", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"percpu_lab: {tmp_path}/coalesce: a case is there")
+    assert (tmp_path / "coalesce" / "trace.txt").read_bytes() == recorded
+    assert (tmp_path / "km_up" / "trace.txt").stat().st_size > 0
+
+
+def test_a_case_that_is_a_link_keeps_the_name_it_was_called_by(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(GOOD[0])
+    assert main(["play", str(tmp_path / "link"), GOOD[0], "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["coalesce", "link"]
+
+
+def test_a_full_disk_is_one_line_that_names_the_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "coalesce").mkdir()
+    (tmp_path / "coalesce" / "trace.txt").symlink_to("/dev/full")
+    assert main(["play", *GOOD, "--out", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"percpu_lab: {tmp_path}/coalesce: cannot be written: No space left on device")
+    assert (tmp_path / "km_up" / "trace.txt").stat().st_size > 0
+
+
 def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     assert main(["play", GOOD[0], "--out", str(tmp_path / "file")]) == 1

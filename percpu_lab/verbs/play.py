@@ -38,6 +38,7 @@ A damaged case is reported and does not stop the others.""",
 
 
 def _play(args: argparse.Namespace) -> int:
+    _make_folder(args.out)
     failures = 0
     played: set[str] = set()
     for folder in args.cases:
@@ -60,10 +61,28 @@ def _play_one(folder: Path, out_dir: Path, played: set[str], *, timed: bool) -> 
         what = f"a second case of the name {case.name!r}"
         raise CaseError(what, where=str(folder), remedy="play it with another --out")
     played.add(case.name)
+    target = out_dir / case.name
+    if any(target.glob("case.json*")):
+        what = "a case is there: what the kernel did would be overwritten"
+        raise LabError(what, where=str(target), remedy="give another --out")
     jit = "wait" if timed and compiled.policy() != "off" else None
-    result = play(case, out_dir / case.name, jit=jit)
+    try:
+        result = play(case, target, jit=jit)
+    except OSError as error:
+        remedy = "see that it can be written, or give another --out"
+        raise LabError(
+            f"cannot be written: {error.strerror}", where=error.filename or str(target), remedy=remedy
+        ) from None
     if timed:
         print(f"{one_line(result.name)} {result.nr_ops} {result.engine_seconds:.6f}", flush=True)
+
+
+def _make_folder(out_dir: Path) -> None:
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what, remedy = f"no folder, and none can be made ({error.strerror})", "name a folder for the output"
+        raise LabError(what, where=str(out_dir), remedy=remedy) from None
 
 
 def add_warm(verbs: Verbs) -> None:
