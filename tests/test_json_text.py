@@ -112,7 +112,7 @@ def test_a_key_that_stands_twice_in_one_object_is_named(text: str, where: str) -
     ("text", "line"),
     [
         ("", 1),
-        ('{\n"a": 1,\n}', 3),
+        ('{\n"a": 1,\n"b"}', 3),
         ('{\n"a": 1', 2),
         ("\n\n[]", 3),
         ("\n7", 2),
