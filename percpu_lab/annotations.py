@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .columns import Frozen, Ints
+from .rich import Rich
 
 __all__ = ["Annotations", "Notes", "Origins"]
 
@@ -78,7 +79,7 @@ class Notes(Frozen):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Annotations:
+class Annotations(Rich):
     """All of it, at one moment.
 
     Args:

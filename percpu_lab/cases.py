@@ -23,9 +23,11 @@ import numpy as np
 from .core import layout as L
 from .errors import CaseError
 from .geometry import Geometry
+from .geometry.case import as_case_error
 from .geometry.info import shown
 from .json_text import line_of, read_object
 from .kernels import KERNEL_VERSIONS, KernelVersion
+from .models import model_named
 from .ops import Ops
 from .plain import count
 from .units import MIB, format_bytes
@@ -76,6 +78,8 @@ class Case:
         with _lines_named(text, where):
             what, kernel = _text(document, "what", where, default=""), _kernel(document, where)
             geometry = Geometry.from_case(document, where=where)
+            with as_case_error(where):  # what the engine alone would refuse
+                model_named(kernel).set_sizes(np.zeros(L.NR_GLOBALS, np.int64), geometry.info)
         ops, script = _read_ops(folder)
         with _lines_named(text, where):
             _check_nr_ops(document, ops, where, script)

@@ -24,6 +24,7 @@ from .core.births import birth_index
 from .core.bitmap import PCPU_MIN_ALLOC_SIZE
 from .events import Events
 from .models import BITMAP
+from .rich import Rich, RichColumns
 from .units import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Frozen:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit(Frozen):
+class Unit(Rich, Frozen):
     """The numbers of a geometry that a view needs; sizes in bytes.
 
     Args:
@@ -82,8 +83,8 @@ class Unit(Frozen):
         return cls(info.unit_size, info.static_size, info.reserved_size, info.dyn_size, dict(info.unit_offset))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChunkColumns(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ChunkColumns(RichColumns, Frozen):
     """One row a chunk, in the order of percpu_stats: the reserved chunk, then slot 0 up, head to tail.
 
     Args:
@@ -113,8 +114,8 @@ class ChunkColumns(Frozen):
         return len(self.ordinal)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AreaColumns(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AreaColumns(RichColumns, Frozen):
     """One row an area, by chunk and offset; the rows of a chunk tile its unit.
 
     Args:
@@ -135,8 +136,8 @@ class AreaColumns(Frozen):
         return len(self.off_bytes)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunColumns(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RunColumns(RichColumns, Frozen):
     """Runs of populated pages: row of the chunk, first page and page behind the last."""
 
     chunk: Ints
@@ -148,7 +149,7 @@ class RunColumns(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(Rich):
     """Numbers of the whole allocator; UNKNOWN where a recording cannot tell."""
 
     nr_empty_pop_pages: int = UNKNOWN
@@ -164,7 +165,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
+class Snapshot(Rich):
     """An allocator at one moment; nothing in it can be changed.
 
     Args:
@@ -448,7 +449,7 @@ def unpopulated(snap: Snapshot) -> RunColumns:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Columns:
+class Columns(Rich):
     """What a view is given.
 
     Args:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from .interrupts import deferred_interrupt
 from .models import MODELS, booted_by, model_named
 from .models import ChunkState as ChunkState
 from .ops import Ops
+from .rich import Rich
 
 _MASK64 = (1 << 64) - 1
 _NEVER = 1 << 62
@@ -62,7 +63,7 @@ def exercise(module: ModuleType) -> None:
     engine.run(Ops.from_text("alloc 0 16 8 0 0\nfree 0\n"), np.zeros(1, np.int64))
 
 
-class Engine(EngineArrays):
+class Engine(Rich, EngineArrays):
     """A kernel's allocator on arrays that plain and compiled functions share.
 
     >>> engine = Engine(Geometry.simple(), jit="off")
@@ -84,6 +85,8 @@ class Engine(EngineArrays):
         GeometryError: the kernel would refuse to boot with this geometry.
         RequestError: there is no model of this kernel.
     """
+
+    _shown: ClassVar = ("geometry", "now")
 
     def __init__(
         self,

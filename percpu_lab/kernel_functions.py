@@ -30,6 +30,7 @@ from .engine import Engine
 from .errors import InvariantError, LockdepError, RequestError
 from .interrupts import deferred_interrupt
 from .models import AREA_MAP
+from .rich import Rich
 from .validate import validate_engine
 from .validate_bitmap import validate_bitmap_engine
 
@@ -82,7 +83,7 @@ _LOCKS = {"pcpu_alloc_mutex": L.ALLOC_MUTEX, "pcpu_lock": L.PCPU_LOCK}
 _TAKE = {"pcpu_alloc_mutex": (mutex_lock, mutex_unlock), "pcpu_lock": (spin_lock, spin_unlock)}
 
 
-class KernelFunctions:
+class KernelFunctions(Rich):
     """The functions of the kernel as attributes, run on an engine's arrays in plain Python.
 
     >>> from percpu_lab import Allocator
@@ -115,6 +116,9 @@ class KernelFunctions:
     def __repr__(self) -> str:
         held = [name for name, index in _LOCKS.items() if self._engine.scalar(index)]
         return f"<{len(self._functions)} functions of {self._engine.model.name}; held: {', '.join(held) or 'no lock'}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return [(name, (function.__doc__ or "").partition("\n")[0]) for name, function in self._functions.items()]
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self._functions})

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
 
+from .rich import Rich
 from .units import KIB
 
 __all__ = [
@@ -47,8 +48,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class StatsLayout:
+@dataclass(frozen=True, slots=True, repr=False)
+class StatsLayout(Rich):
     """How a kernel prints percpu_stats.
 
     Args:
@@ -64,6 +65,9 @@ class StatsLayout:
     info: tuple[str, ...]
     global_: tuple[str, ...]
     chunk: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<StatsLayout of {self.name}: {len(self.global_)} counters, {len(self.chunk)} of each chunk>"
 
 
 _INFO = ("unit_size", "static_size", "reserved_size", "dyn_size", "atom_size", "alloc_size")
@@ -94,8 +98,8 @@ _BITMAP = StatsLayout(
 _MEMCG_AWARE = replace(_BITMAP, name="v5.9", chunk=(*_BITMAP.chunk, "memcg_aware"))
 
 
-@dataclass(frozen=True, slots=True)
-class KernelVersion:
+@dataclass(frozen=True, slots=True, repr=False)
+class KernelVersion(Rich):
     """What is particular to a kernel version, from its release to that of the next row.
 
     >>> V4_13.name, V4_13.dynamic_early_size, V6_12.dynamic_early_size
@@ -127,6 +131,9 @@ class KernelVersion:
     alloc_fields: tuple[str, ...]
     engine: str | None
     replayed_by: str | None
+
+    def __repr__(self) -> str:
+        return f"<KernelVersion {self.name}: {self.changed}>"
 
     @property
     def name(self) -> str:

@@ -36,10 +36,16 @@ class Arrays(Protocol):
     def base_addr(self, c: int, /) -> int: ...  # noqa: D102
 
 
+def _chunk_text(chunk: ChunkState | BitmapChunkState) -> str:
+    slot = "no slot" if chunk.slot < 0 else f"slot {chunk.slot}"
+    sizes = f"{chunk.free_bytes:,} bytes free, contig {chunk.contig_bytes:,}"
+    return f"{type(chunk).__name__} {chunk.ordinal}: {slot}, {chunk.nr_alloc:,} areas, {sizes}"
+
+
 # --- v4.13 ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ChunkState(Rich):
     """A chunk of the area map as it stood at one moment; sizes in bytes, `populated` as [start, end) runs of pages."""
 
@@ -60,6 +66,9 @@ class ChunkState(Rich):
     nr_populated: int
     populated: tuple[tuple[int, int], ...]
     map: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"<{_chunk_text(self)}, map_used {self.map_used}>"
 
     @property
     def free_bytes(self) -> int:
@@ -108,7 +117,7 @@ class BlockMd(NamedTuple):
     nr_bits: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class BitmapChunkState(Rich):
     """A chunk of the bitmap as it stood at one moment; sizes in bytes, `populated` as [start, end) runs of pages.
 
@@ -136,6 +145,9 @@ class BitmapChunkState(Rich):
     alloc_map: np.ndarray
     bound_map: np.ndarray
     md_blocks: tuple[BlockMd, ...]
+
+    def __repr__(self) -> str:
+        return f"<{_chunk_text(self)}, {self.nr_empty_pop_pages} empty pages>"
 
     @property
     def contig_bytes(self) -> int:
@@ -196,8 +208,8 @@ def _bits(words: np.ndarray, at: int, nr_bits: int) -> np.ndarray:
 AnyChunkState = ChunkState | BitmapChunkState
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+@dataclass(frozen=True, slots=True, repr=False)
+class Model(Rich):
     """A kernel's allocator.
 
     Args:
@@ -213,6 +225,12 @@ class Model:
     map_type: type[np.signedinteger[Any]]
     set_sizes: Callable[[np.ndarray, AllocInfo], None]
     read_chunk: Callable[[Arrays, int, int], Any]
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}: {self.plain.__name__}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return [("kernel", repr(self.kernel)), ("plain", self.plain.__name__), ("map_type", self.map_type.__name__)]
 
     @property
     def name(self) -> str:

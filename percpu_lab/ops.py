@@ -15,6 +15,7 @@ import numpy as np
 
 from .core import layout as L
 from .errors import CaseError, RequestError
+from .rich import RichTable
 
 _WORDS = {
     "alloc": (L.OP_ALLOC, (5,)),
@@ -28,9 +29,12 @@ _NAMES = {kind: name for name, (kind, _) in _WORDS.items()}
 _SIGN_BIT = 1 << 63
 _MAX_DIGITS = 20
 _PIECE_CHARS = 1 << 16
+_SHOWN = 20
+_HEADS = ("op", "id", "size", "align", "reserved", "atomic")
+_BLANK = [""] * len(_HEADS)
 
 
-class Ops:
+class Ops(RichTable):
     """An op script, one column an op.
 
     >>> ops = Ops.from_text("alloc 7 16 8 0 0\\nfree 7\\n")
@@ -62,6 +66,10 @@ class Ops:
 
     def __repr__(self) -> str:
         return f"<Ops: {len(self):,} ops, {self.nr_ids:,} ids>"
+
+    def _html_rows(self) -> tuple[Sequence[str], Iterable[Sequence[object]], int]:
+        lines = (_format_op(op, self.names).split() for op in self.array.T[:_SHOWN].tolist())
+        return _HEADS, ([*line, *_BLANK][: len(_HEADS)] for line in lines), len(self)
 
     @classmethod
     def concat(cls, parts: Iterable[Ops]) -> Ops:

@@ -22,6 +22,7 @@ from .core import layout as L
 from .events import RING_COLUMNS, Events, Uint64s
 from .kernels import V4_13, KernelVersion
 from .rebuild import BEFORE, Rebuilt
+from .rich import Rich
 from .tracepoints import Event
 from .traces.recorded import UNKNOWN_BIRTH, RecordedTrace
 from .units import PAGE_SIZE
@@ -57,7 +58,7 @@ class RunEvents(Events):
         return iter(self.whole._made(self.rows, self.whole._events))
 
 
-class RecordedRun:
+class RecordedRun(Rich):
     """A recording with a cursor; stands at its end at first.
 
     >>> from percpu_lab.columns import FREE, IN_USE, STATIC
@@ -121,6 +122,11 @@ class RecordedRun:
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self._known else ""
         return f"<RecordedRun{name}: {len(self._op):,} events, op {self.now:,} of {self.last_op:,}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        known = self._known
+        caution = [("caution", known.caution)] if known and known.caution else []
+        return [("events", len(self._op)), ("op", f"{self.now:,} of {self.last_op:,}"), *caution]
 
     def seek(self, op: int) -> None:
         """Go to the moment when so many ops had been done, clamped to first_op .. last_op."""

@@ -1,25 +1,27 @@
 """What a notebook shows of a value: an escaped line and a table, made of its fields or of its first rows.
 
-    Rich                 its `repr`, then a row a field        AllocatorState, ChunkState, events, ...
-    |-- RichTable        its `repr`, then the first rows       Events, Log
+    Rich                 its `repr`, then a row a field        Recording, Review, ChunkState, events, ...
+    RichTable            its `repr`, then the first rows       Events, Log, Decisions
+    `-- RichColumns      of arrays of one length               AreaTable, Snapshot.areas, ...
 
 No colours of their own: what the notebook's theme gives is readable in light and dark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from itertools import islice
 from reprlib import Repr
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .plain import one_line
 
-__all__ = ["Rich", "RichTable", "html_table"]
+__all__ = ["Rich", "RichColumns", "RichTable", "html_table"]
 
 _ROWS_SHOWN = 20
+_REPR = 100  # characters
 _TITLE, _CELL = 160, 200  # characters
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -81,6 +83,38 @@ class RichTable:
     def _html_rows(self) -> tuple[Sequence[str], Iterable[Sequence[object]], int]:
         """Give the heads, the rows as far as they are wanted, and the number there are."""
         raise NotImplementedError
+
+
+class RichColumns(RichTable):
+    """A dataclass of arrays of one length; it needs `repr=False`."""
+
+    __slots__ = ()
+    _words: ClassVar[Mapping[int, str]] = {}  # for numbers that stand for something else
+
+    def __repr__(self) -> str:
+        names = self._names()
+        text = f"<{type(self).__name__}: {self._nr_rows():,} x {', '.join(names)}>"
+        return text if len(text) <= _REPR else f"{text[: _REPR - 2]}…>"
+
+    def _html_title(self) -> str:
+        return f"{type(self).__name__}: {self._nr_rows():,}"
+
+    def _html_rows(self) -> tuple[Sequence[str], Iterable[Sequence[object]], int]:
+        names, words = self._names(), self._words
+        columns = [list(getattr(self, name)[:_ROWS_SHOWN]) for name in names]
+        rows = ([words.get(cell, cell) for cell in map(_plain, row)] for row in zip(*columns, strict=True))
+        return names, rows, self._nr_rows()
+
+    def _names(self) -> list[str]:
+        return [one.name for one in fields(self)]  # type: ignore[arg-type]
+
+    def _nr_rows(self) -> int:
+        return len(getattr(self, self._names()[0]))
+
+
+def _plain(value: Any) -> Any:
+    """Turn the number of an array into one of Python."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _is_empty(value: object) -> bool:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from .columns import EARLY, IN_USE, OUTSIDE, RESERVED, RESERVED_ORDINAL, STATIC, Frozen, Ints, Snapshot, Unit
 from .core import layout as L
 from .events import Events
+from .rich import RichColumns
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Marks(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Marks(RichColumns, Frozen):
     """Failures, creations and destructions: EVENT_*, the chunk's ordinal, bytes asked for and REASON_* of a failure."""
 
     op: Ints
@@ -224,8 +225,8 @@ def _ops_of(event: int, events: Events, snap: Snapshot, bands: Ints, otherwise: 
 # --- fragmentation over time --------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Series(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Series(RichColumns, Frozen):
     """Free space and its fragmentation over ops.
 
     Args:

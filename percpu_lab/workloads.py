@@ -21,6 +21,7 @@ import numpy as np
 from .core import layout as L
 from .errors import RequestError
 from .ops import Ops
+from .rich import Rich
 from .units import PAGE_SIZE
 
 # --- the percpu_test module ----------------------------------------------------
@@ -324,8 +325,8 @@ def _choice(name: str, value: str, choices: Mapping[str, _T]) -> _T:
 # --- the registry ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+@dataclass(frozen=True, slots=True, repr=False)
+class Workload(Rich):
     """A named op script in waiting.
 
     Args:
@@ -338,6 +339,12 @@ class Workload:
     description: str
     parameters: Mapping[str, Any]
     _make: Callable[..., Ops] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"<Workload {self.name!r}: {', '.join(f'{name}={value!r}' for name, value in self.parameters.items())}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return [("description", self.description), *self.parameters.items()]
 
     def build(self, **parameters: Any) -> Ops:
         """Make the script.

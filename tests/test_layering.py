@@ -38,6 +38,7 @@ LAYERS = (
         "traces.folder",
         "traces.early",
         "traces.consistency",
+        "traces.shown",
         "traces.given",
         "traces.simulated",
         "traces.recording",

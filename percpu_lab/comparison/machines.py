@@ -17,6 +17,7 @@ from ..errors import RequestError
 from ..geometry import AllocInfo, Geometry, GroupInfo, pcpu_build_alloc_info
 from ..geometry.info import cpu_ids
 from ..plain import text_table
+from ..rich import Rich
 from ..units import KIB, format_bytes, round_up
 from .pages import check_page_size
 from .requests import Requests
@@ -32,7 +33,7 @@ Change = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class MachineCost:
+class MachineCost(Rich):
     """What the requests cost on a machine; bytes and pages of one CPU, and of all units together.
 
     Args:

@@ -19,6 +19,7 @@ from ..errors import RequestError
 from ..events import Events
 from ..ops import Ops
 from ..recorded_run import RecordedRun
+from ..rich import Rich
 from ..trace import Trace
 from ..traces.recording import Recording
 from ..workloads import WORKLOADS, Workload
@@ -27,7 +28,7 @@ _Place = tuple[int, int]  # base address of a chunk, offset in bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Requests:
+class Requests(Rich):
     """An op script, and what could not be made part of it.
 
     Args:

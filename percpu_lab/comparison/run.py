@@ -25,6 +25,7 @@ from ..geometry import Geometry
 from ..kept import Kept
 from ..models import AREA_MAP, BITMAP
 from ..ops import Ops
+from ..rich import Rich
 from ..spans import Series, fragmentation_series
 from ..stats import read_stats
 from ..units import KIB, PAGE_SIZE
@@ -41,7 +42,7 @@ ONLY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Rich):
     """What a setting made of the requests; all counts are exact, and the same at every run.
 
     Args:
@@ -119,7 +120,7 @@ class Outcome:
         return f"<Outcome of {self.name!r}: {self.nr_ops:,} ops, {self.nr_failed:,} requests failed>"
 
 
-class ScriptRun:
+class ScriptRun(Rich):
     """A script run on one machine, with a cursor: a Recording that a session can seek in, and views can show.
 
     >>> from percpu_lab.comparison import plans
@@ -151,6 +152,9 @@ class ScriptRun:
 
     def __repr__(self) -> str:
         return f"<ScriptRun {self.plan.name!r}: op {self.now:,} of {self.last_op:,}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return [("ops", repr(self.ops)), ("outcome", repr(self.outcome)), ("op", f"{self.now:,} of {self.last_op:,}")]
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ from ..geometry import PRESETS, AllocInfo, Geometry, GroupInfo, preset
 from ..kernels import V6_12
 from ..models import BITMAP, MODELS
 from ..recorded_run import RecordedRun
+from ..rich import Rich
 from ..units import PAGE_SIZE, format_bytes
 from .pages import boot
 
@@ -28,7 +29,7 @@ class Named(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Rich):
     """One of the ways in which a comparison runs the same requests.
 
     >>> Setting(reclaim=False)
@@ -48,7 +49,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Rich):
     """A setting with nothing left open."""
 
     name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import GeometryError
+from ..rich import Rich
 from ..units import MIB, PAGE_SIZE, pages_to_bytes, round_up
 from .checks import block_pages
 from .info import MAX_SPAN, AllocInfo, whole_number
@@ -15,7 +16,7 @@ KM_AREA_BASE = 0xFFFF88C000000000
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Addresses:
+class Addresses(Rich):
     """The base address of the first chunk and of every chunk to come, as unsigned 64-bit numbers.
 
     The k-th new chunk (0-based) gets `area_base + k * area_stride`; an address is never used again.
@@ -83,7 +84,7 @@ def chunk_span(info: AllocInfo, backing: str) -> int:
 
 
 @dataclass(slots=True, repr=False)
-class BootMemory:
+class BootMemory(Rich):
     """The memory of a machine before there is an allocator: a rising pointer for each node.
 
     >>> memory = BootMemory()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import GeometryError
 from ..kernels import V4_13, KernelVersion
+from ..rich import Rich
 from ..units import PAGE_SIZE, round_up
 from .info import (
     LOCAL_DISTANCE,
@@ -25,7 +26,7 @@ Distance = Callable[[int, int], int]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Topology:
+class Topology(Rich):
     """Which CPUs are possible, on which node each of them is, and how far the nodes are from each other.
 
     >>> Topology.numa([0, 2], [1, 3])

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import GeometryError
 from ..kernels import V4_13, KernelVersion
+from ..rich import Rich
 from ..units import KIB, MIB, PAGE_SIZE, format_bytes
 from .dump import dump_alloc_info
 from .html import layout_html
@@ -101,7 +102,7 @@ def cpu_ids(cpus: int | Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class GroupInfo:
+class GroupInfo(Rich):
     """One group of units that lie back to back, for CPUs near each other (pcpu_group_info, spec 1.1).
 
     >>> GroupInfo(nr_units=4, base_offset=0, cpu_map=(0, 1, 2, None))

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import layout as L
 from ..plain import count
+from ..rich import Rich
 from ..units import format_bytes
 from .answer import Answer
 from .ledger import Ledger
@@ -22,7 +23,7 @@ from .subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Rich):
     """What happened from one marker to the next.
 
     Args:
@@ -64,7 +65,7 @@ class Phases(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class SiteChange:
+class SiteChange(Rich):
     """What a call site did before and behind a marker.
 
     Args:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..plain import count, format_seconds
+from ..rich import Rich
 from ..traces.recording import CHOSEN_ADDRESSES
 from .answer import Answer
 from .subject import Subject
@@ -38,7 +39,7 @@ _OWN = ("time", "twice")  # steps of the clock and lost frees are counted here, 
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Rich):
     """One thing that is odd about a recording.
 
     Args:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RequestError
 from ..geometry.info import MAX_CPUS
 from ..plain import count
+from ..rich import Rich
 from ..units import format_bytes
 from .answer import Answer
 from .subject import At, Populated, Subject
@@ -25,7 +26,7 @@ _GRANULE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class CostAt:
+class CostAt(Rich):
     """The cost with one number of CPUs.
 
     Args:

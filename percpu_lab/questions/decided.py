@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core import layout as L
 from ..errors import RequestError
+from ..rich import Rich
 from ..views._words import chunk_label
 from .answer import Answer
 from .subject import Subject
@@ -34,7 +35,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionGroup:
+class DecisionGroup(Rich):
     """Decisions of one verdict and cause; one that is not explained stands alone.
 
     Args:
@@ -78,7 +79,7 @@ class Decisions(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Rich):
     """A chunk that a request came to.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import RequestError
 from ..plain import count
+from ..rich import Rich
 from ..stats import Findings, PercpuStats, StatsDiff
 from ..stats import diff as diff_stats
 from ..stats import lint as lint_stats
@@ -24,7 +25,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Rich):
     """A moment of a recording, as something to compare.
 
     Args:
@@ -37,7 +38,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Rich):
     """A number before and after.
 
     Args:
@@ -164,7 +165,7 @@ def _held(moment: Moment) -> tuple[tuple[int, int, int], dict[str, tuple[int, in
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(Rich):
     """A rule of percpu_stats that does not hold.
 
     Args:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..plain import count
+from ..rich import Rich
 from ..units import format_bytes
 from .answer import Answer
 from .ledger import Bools, Floats, Ints, Ledger, is_before_tracing
@@ -33,7 +34,7 @@ _LEAST_SHARE = 0.25  # of the growth in the second half of the time: what is set
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class Suspect(Rich):
     """What a call site still holds, and how it came to that.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..plain import count, format_seconds
 from ..rebuild import NEVER
+from ..rich import Rich
 from .answer import Answer
 from .ledger import Bools, Floats, Ints
 from .subject import Subject
@@ -21,7 +22,7 @@ SHORT_EVENTS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Lives:
+class Lives(Rich):
     """How long the areas of a call site lived.
 
     Args:

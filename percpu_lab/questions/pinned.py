@@ -18,6 +18,7 @@ from ..errors import RequestError
 from ..models import BITMAP
 from ..plain import count
 from ..rebuild import BEFORE, NEVER
+from ..rich import Rich
 from ..units import PAGE_SIZE, format_bytes
 from ..views._words import chunk_label
 from .answer import Answer
@@ -31,7 +32,7 @@ _PAGES = "pages given back"
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Rich):
     """Who holds areas in the chunk.
 
     Args:
@@ -50,7 +51,7 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Rich):
     """A condition for giving memory back.
 
     Args:

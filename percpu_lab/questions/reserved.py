@@ -10,13 +10,14 @@ import numpy as np
 from ..columns import RESERVED_CHUNK
 from ..core import layout as L
 from ..plain import count
+from ..rich import Rich
 from ..units import format_bytes
 from .answer import Answer
 from .subject import At, Subject
 
 
 @dataclass(frozen=True, slots=True)
-class ReservedArea:
+class ReservedArea(Rich):
     """An area of the reserved chunk.
 
     Args:

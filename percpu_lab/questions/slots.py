@@ -8,12 +8,13 @@ from typing import Any
 from ..columns import Snapshot, snapshot
 from ..errors import RequestError
 from ..plain import count
+from ..rich import Rich
 from .answer import Answer
 from .subject import At, Notes, Subject
 
 
 @dataclass(frozen=True, slots=True)
-class SlotRow:
+class SlotRow(Rich):
     """A chunk in its slot.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import RequestError
 from ..plain import count
+from ..rich import Rich
 from ..units import format_bytes
 from ..views._words import chunk_label
 from .answer import Answer
@@ -23,7 +24,7 @@ _BY = ("call_site", "task", "size", "chunk")
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Rich):
     """One who holds memory.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..plain import count, format_seconds, one_line
 from ..rebuild import Rebuilt
+from ..rich import Rich
 from ..units import format_bytes
 from .answer import Answer
 from .consistency import consistency
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Line(Rich):
     """One line of a verdict.
 
     Args:

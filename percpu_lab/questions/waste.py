@@ -18,6 +18,7 @@ from ..columns import FREE, HOLE, IN_USE, RESERVED_ORDINAL, UNKNOWN, Snapshot, s
 from ..engine import Engine
 from ..models import BITMAP
 from ..plain import count
+from ..rich import Rich
 from ..units import PAGE_SIZE, bytes_to_pages, format_bytes, round_up
 from .answer import Answer
 from .ledger import Bools, Ints
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Rich):
     """Bytes lost in one way.
 
     Args:

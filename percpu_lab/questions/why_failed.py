@@ -19,6 +19,7 @@ from ..core import layout as L
 from ..errors import RequestError
 from ..geometry.info import PCPU_MIN_UNIT_SIZE
 from ..plain import count
+from ..rich import Rich
 from ..units import PAGE_SIZE
 from ..views._words import chunk_label
 from .answer import Answer
@@ -33,7 +34,7 @@ _UNKNOWN = "not known: the events alone do not tell"
 
 
 @dataclass(frozen=True, slots=True)
-class FailureGroup:
+class FailureGroup(Rich):
     """Failed requests that are alike.
 
     Args:
@@ -82,7 +83,7 @@ class Failures(Answer):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Rich):
     """A chunk that the request came to.
 
     Args:

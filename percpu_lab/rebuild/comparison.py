@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..rich import Rich
+
 Verdict = Literal["equal", "explained", "different"]
+_VERDICTS: tuple[Verdict, ...] = ("equal", "explained", "different")
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Rich):
     """One number that the kernel reported, beside what events tell.
 
     Args:
@@ -28,8 +31,8 @@ class Comparison:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingCheck:
+@dataclass(frozen=True, slots=True, repr=False)
+class ReadingCheck(Rich):
     """A reading, field by field.
 
     Args:
@@ -43,6 +46,13 @@ class ReadingCheck:
     row: int | None
     nr_late: int
     comparisons: tuple[Comparison, ...]
+
+    def __repr__(self) -> str:
+        return f"<ReadingCheck of {self.file}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """Count the numbers by verdict."""
+        return ", ".join(f"{self.count(v):,} {v}" for v in _VERDICTS)
 
     @property
     def is_equal(self) -> bool:
@@ -60,7 +70,7 @@ class ReadingCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingChecks:
+class ReadingChecks(Rich):
     """All readings of a recording against its events.
 
     Args:
@@ -85,6 +95,9 @@ class ReadingChecks:
     def __repr__(self) -> str:
         return f"<ReadingChecks: {self._summary()}>"
 
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return [(check.file, check.summary()) for check in (*self.stats, *self.proc)]
+
     def _summary(self) -> str:
         nr_files = len(self.stats)
         return f"{self.nr_stats_equal} of {nr_files} percpu_stats equal, {self.nr_stats_agreeing} equal or explained"
@@ -95,10 +108,9 @@ class ReadingChecks:
         if any(self.missing):
             lines.append("not recorded, the same in all files: {:,} allocations, {:,} frees".format(*self.missing))
         for check in (*self.stats, *self.proc):
-            counts = ", ".join(f"{check.count(v):,} {v}" for v in ("equal", "explained", "different"))
             at = "nowhere in the trace" if check.row is None else f"at row {check.row:,}"
             late = f", {check.nr_late} late" if check.nr_late else ""
-            lines.append(f"{check.file}: {at}{late}: {counts}")
+            lines.append(f"{check.file}: {at}{late}: {check.summary()}")
             lines += [
                 f"  {'' if each.chunk is None else f'chunk {each.chunk} '}{each.field}: reported {each.reported:,}, "
                 f"rebuilt {each.rebuilt if each.rebuilt is not None else 'unknown'}" + (each.why and f": {each.why}")

@@ -10,6 +10,7 @@ import numpy as np
 from ..columns import Frozen, Ints
 from ..core import layout as L
 from ..errors import RequestError
+from ..rich import Rich, RichColumns
 from .log import Log
 from .tables import AreaTable
 
@@ -20,8 +21,8 @@ NOT_RECORDED = "(not recorded)"
 _KEYS = ("call_site", "task")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Names(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Names(Rich, Frozen):
     """A name for each row of the AreaTable.
 
     Args:
@@ -32,9 +33,12 @@ class Names(Frozen):
     code: Ints
     names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<Names: {len(self.names):,} of {len(self.code):,} areas>"
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Holders(Frozen):
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Holders(RichColumns, Frozen):
     """What each name held at a moment, the most bytes first; only names that allocated before it.
 
     Args:

@@ -31,7 +31,9 @@ from ..errors import GeometryError
 from ..events import Events
 from ..geometry.info import MAX_UNIT_SIZE
 from ..kernels import KernelVersion
+from ..rich import Rich, RichColumns
 from ..traces.early import with_columns
+from ..units import format_bytes
 from .holders import Holders, Names, holders, names_of
 from .log import check_fit, cuts, join
 from .space import Space, highest_end, is_outside
@@ -48,8 +50,8 @@ _DAMAGE_IS_RARE = 100  # one event in so many, at most
 __all__ = ["FreeSpace", "LostFrees", "Rebuilt"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LostFrees:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LostFrees(RichColumns):
     """Areas whose free was not recorded, and the row that shows it: an allocation on their place, or a destruction.
 
     Args:
@@ -65,7 +67,7 @@ class LostFrees:
 
 
 @dataclass(frozen=True, slots=True)
-class FreeSpace:
+class FreeSpace(Rich):
     """What all chunks but the reserved one have free at a moment, in bytes on each CPU.
 
     Args:
@@ -100,7 +102,7 @@ def _without(events: RecordedTrace, rows: Ints) -> RecordedTrace:
     return with_columns(events, event=event)
 
 
-class Rebuilt:
+class Rebuilt(Rich):
     """The state of a recorded machine at any row of its trace, from its events alone.
 
     >>> from percpu_lab.traces.read import read_golden_trace
@@ -203,6 +205,27 @@ class Rebuilt:
             f"<Rebuilt: rows {self.first_row:,} to {self.last_row:,}, {live:,} areas live at the end, "
             f"{nr_chunks:,} chunk{'s' * (nr_chunks != 1)}>"
         )
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        row, free = self.last_row, self.free_space(self.last_row)
+        totals = self.totals(row)
+        left_out = {
+            "frees without their allocation": len(self.unmatched_frees),
+            "frees that are missing": len(self.lost_frees),
+            "chunks whose end is missing": len(self.lost_destroys),
+            "damaged rows left out": len(self.outside_rows),
+        }
+        return [
+            ("rows", f"{self.first_row:,} to {row:,}"),
+            ("areas live at the end", f"{totals.nr_cur_alloc:,}, at most {totals.nr_max_alloc:,}"),
+            ("bytes live at the end", f"{format_bytes(self.live_bytes(row))} per CPU"),
+            ("chunks at the end", f"{totals.nr_chunks:,}, at most {totals.nr_max_chunks:,}"),
+            ("free at the end", f"{format_bytes(free.free_bytes)} per CPU"),
+            ("largest free area", f"{format_bytes(free.largest_free_bytes)} per CPU"),
+            ("in holes between areas", f"{format_bytes(free.sum_frag)} per CPU"),
+            *((name, number) for name, number in left_out.items() if number),
+            *([("layout", self.space.guess)] if self.space.guess else []),
+        ]
 
     # --- rows -------------------------------------------------------------------------
 

@@ -23,13 +23,14 @@ from ..errors import GeometryError
 from ..events import Bools, Events
 from ..geometry.info import MAX_UNIT_SIZE, PCPU_MIN_UNIT_SIZE
 from ..kernels import V6_12, KernelVersion
+from ..rich import Rich
 from ..units import PAGE_SIZE, format_bytes, round_up
 
 Piece = tuple[int, int, int]  # offset, size, kind of area
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class Space(Rich):
     """The served part of each kind of chunk, as offsets from the base that its events print.
 
     >>> space = Space.of(Unit(524288, 181032, 8192, 31960, {}), V6_12)

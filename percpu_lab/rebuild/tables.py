@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..columns import FIRST_CHUNK, PLAIN_CHUNK, RESERVED_CHUNK, RESERVED_ORDINAL, Frozen, Ints
 from ..core import layout as L
+from ..rich import RichColumns
 from .log import Log
 from .walk import BEFORE, FREED, NEVER, ChunkLife, Walk
 
+_UNSEEN = {BEFORE: "before", NEVER: "never"}  # rows of what lies outside the recording
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AreaTable(Frozen):
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AreaTable(RichColumns, Frozen):
     """Every area that was ever seen, ordered by chunk, offset and time; sizes in bytes.
 
     Args:
@@ -36,13 +40,14 @@ class AreaTable(Frozen):
     death: Ints
     end: npt.NDArray[np.uint8]
     position: Ints
+    _words: ClassVar = _UNSEEN
 
     def __len__(self) -> int:
         return len(self.off)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChunkTable(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ChunkTable(RichColumns, Frozen):
     """Every chunk that was ever seen, by ordinal.
 
     Args:
@@ -59,13 +64,14 @@ class ChunkTable(Frozen):
     created: Ints
     destroyed: Ints
     is_creation_lost: npt.NDArray[np.bool_]
+    _words: ClassVar = _UNSEEN
 
     def __len__(self) -> int:
         return len(self.ordinal)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Counters(Frozen):
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Counters(RichColumns, Frozen):
     """Running counters; element k tells of the moment before position k of the log, the last of the end.
 
     Args:

@@ -18,6 +18,7 @@ import numpy as np
 from ..core import layout as L
 from ..core import replay as R
 from ..events import Int64s
+from ..rich import Rich
 from ..stats import PercpuStats, read_stats
 from ..traces.recording import ProcReading, Recording, StatsReading
 from ..units import KIB, PAGE_SIZE
@@ -36,7 +37,7 @@ _UNSEEN = "areas from before the recording are known as stretches, not one by on
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Rich):
     """A field that the model and the kernel do not agree on.
 
     Args:
@@ -55,7 +56,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Rich):
     """A reading compared with the model.
 
     Args:

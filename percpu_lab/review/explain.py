@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..core import layout as L
 from ..engine import Engine
 from ..errors import RequestError
+from ..rich import Rich
 from .allocators import ALLOCATORS
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "Tried", "explain"]
 
+_SHOWN = 20  # chunks
+
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(Rich):
     """A chunk that a request came to.
 
     Args:
@@ -42,8 +45,8 @@ class Tried:
         return f"slot {self.slot:<3} chunk {self.chunk:<4} {self.why}"
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation(Rich):
     """How the algorithm decides on a request; sizes in bytes.
 
     Args:
@@ -63,6 +66,18 @@ class Explanation:
     chosen: tuple[int, int] | None
     recorded: tuple[int, int] | None
     verdict: str
+
+    def __repr__(self) -> str:
+        return f"<Explanation of row {self.row:,}: {self.request}; {self.verdict}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return [
+            ("first_slot", self.first_slot),
+            *(("tried", str(tried)) for tried in self.tried[:_SHOWN]),
+            ("decided", _place("", self.chosen) if self.chosen else "no chunk serves it"),
+            ("recorded", _place("", self.recorded) if self.recorded else "NULL"),
+            ("verdict", self.verdict),
+        ]
 
     def text(self) -> str:
         """Say it line by line."""

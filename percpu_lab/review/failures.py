@@ -10,6 +10,7 @@ import numpy as np
 from ..core import layout as L
 from ..core import replay as R
 from ..events import Int64s
+from ..rich import Rich
 from ..traces.recording import Recording
 from .causes import FORCED
 from .logged import logged_reasons
@@ -29,7 +30,7 @@ _ORDER_MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Rich):
     """A request that got NULL; size and alignment in bytes.
 
     Args:
@@ -57,7 +58,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkVerdict:
+class ChunkVerdict(Rich):
     """A chunk that was created or destroyed.
 
     Args:

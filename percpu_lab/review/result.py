@@ -9,7 +9,7 @@ verdict     EXACT       the place is what the algorithm decides there and then
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from ..engine import Engine
 from ..errors import LabError, RequestError
 from ..events import Int64s
 from ..rebuild import BEFORE, Rebuilt
+from ..rich import Rich, RichTable
 from ..tracepoints import TRACEPOINTS
 from ..traces.recording import Recording
 from .causes import CAUSES
@@ -30,6 +31,7 @@ from .explain import Explanation, explain
 from .failures import ChunkVerdict, Failure, chunk_verdicts, failures
 from .machine import Machine, Snapshot
 from .search import Search
+from .shown import decision_rows, review_rows
 from .state import engine_at
 from .verdicts import FORCED, VERDICTS, forced_cause, verdict_of
 
@@ -39,7 +41,7 @@ _CHECKPOINT_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decisions:
+class Decisions(RichTable):
     """The decisions that were reviewed, as columns, in the order they were recorded in.
 
     Args:
@@ -67,12 +69,15 @@ class Decisions:
         counts = ", ".join(f"{int((self.verdict == code).sum()):,} {name}" for code, name in enumerate(VERDICTS))
         return f"<Decisions: {counts}>"
 
+    def _html_rows(self) -> tuple[Sequence[str], Iterable[Sequence[object]], int]:
+        return decision_rows(self)
+
     def where(self, verdict: int) -> Int64s:
         """Give the rows of the trace with a verdict."""
         return np.asarray(self.row[self.verdict == verdict])
 
 
-class Review:
+class Review(Rich):
     """The review of a recording; see review().
 
     Args:
@@ -90,6 +95,9 @@ class Review:
 
     def __repr__(self) -> str:
         return f"<Review of {self.recording.name!r}: {self.text()}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return list(review_rows(self))
 
     # --- in short --------------------------------------------------------------------
 

@@ -16,15 +16,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..rich import Rich
 from .values import AnyChunkStats, ChunkStatsV5, PercpuStats, labels
 
 __all__ = ["ChunkDiff", "StatsDiff", "ValueChange", "diff"]
 
+_CHUNKS_SHOWN = 20
 _MAX_PAIRS = 250_000  # beyond, chunks are matched by their order alone
 
 
 @dataclass(frozen=True, slots=True)
-class ValueChange:
+class ValueChange(Rich):
     """A value that changed; None where a kernel does not print it."""
 
     label: str
@@ -42,8 +44,8 @@ class ValueChange:
         return f"{self.label} {before} -> {after}{more}"
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkDiff:
+@dataclass(frozen=True, slots=True, repr=False)
+class ChunkDiff(Rich):
     """A chunk in both readings, or in one.
 
     Args:
@@ -59,6 +61,12 @@ class ChunkDiff:
     changes: tuple[ValueChange, ...]
     was: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<ChunkDiff of the {self.kind} chunk, block {self.before} -> {self.after}: {len(self.changes)} changes>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return [(each.label, str(each).removeprefix(f"{each.label} ")) for each in self.changes]
+
     def __str__(self) -> str:
         name = f"{self.kind} chunk"
         if self.after is None:
@@ -70,7 +78,7 @@ class ChunkDiff:
 
 
 @dataclass(frozen=True, slots=True)
-class StatsDiff:
+class StatsDiff(Rich):
     """What changed between two readings.
 
     Args:
@@ -92,6 +100,14 @@ class StatsDiff:
 
     def __repr__(self) -> str:
         return f"<StatsDiff: {len(self.counters)} counters and {len(self.chunks)} chunks changed>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        changes = [*self.info, *self.counters]
+        rows: list[tuple[str, object]] = [(each.label, str(each).removeprefix(f"{each.label} ")) for each in changes]
+        rows += [
+            (name, text) for name, _, text in (str(chunk).partition(": ") for chunk in self.chunks[:_CHUNKS_SHOWN])
+        ]
+        return [*rows, ("chunks that did not change", self.nr_same_chunks)]
 
     def text(self) -> str:
         """Write the changes, one a line."""

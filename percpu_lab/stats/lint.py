@@ -26,6 +26,7 @@ from html import escape
 from typing import Any, Literal
 
 from ..kernels import V4_13
+from ..rich import Rich
 from .values import AnyChunkStats, ChunkStats, ChunkStatsV6, GlobalStatsV6, PercpuStats, labels
 
 __all__ = ["RULES", "Finding", "Findings", "as_json", "lint"]
@@ -36,7 +37,7 @@ _LEAST_PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Rich):
     """A rule that does not hold.
 
     Args:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ..errors import TraceFormatError
 from ..kernels import STATS_LAYOUTS, StatsLayout
+from ..rich import Rich
 from .values import HEADING, TITLES, AllocInfoStats, ChunkKind, PercpuStats, UnknownLine, types_of
 
 __all__ = ["StatsText", "read_one", "read_stats_texts"]
@@ -35,7 +36,7 @@ _Values = list[tuple[int, str, int]]  # line, label, value
 
 
 @dataclass(frozen=True, slots=True)
-class StatsText:
+class StatsText(Rich):
     """A percpu_stats file found in a text.
 
     Args:

@@ -134,7 +134,7 @@ AnyChunkStats = ChunkStats | ChunkStatsV6
 
 
 @dataclass(frozen=True, slots=True)
-class UnknownLine:
+class UnknownLine(Rich):
     """A line of percpu_stats whose label this package does not know.
 
     Args:
@@ -274,6 +274,7 @@ def types_of(layout: StatsLayout) -> tuple[type[GlobalStats], type[ChunkStats] |
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Write a table in HTML, with everything escaped."""
+
     # no colours of its own: what the notebook's theme gives is readable in light and dark
     def row(tag: str, cells: Sequence[object]) -> str:
         inner = (f'<{tag} style="text-align:right">{escape(_cell(cell))}</{tag}>' for cell in cells)

@@ -45,7 +45,7 @@ _GEOMETRY = ("percpu:", "pcpu-alloc:", "setup_percpu:", "smpboot: Allowing")
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Rich):
     """A line of the log.
 
     Args:
@@ -60,7 +60,7 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
-class AllocationFailure:
+class AllocationFailure(Rich):
     """A failed allocation as pcpu_alloc logs it; size and alignment in bytes, as rounded by the allocator.
 
     Args:
@@ -81,7 +81,7 @@ class AllocationFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class IllegalRequest:
+class IllegalRequest(Rich):
     """A request that pcpu_alloc refused with a warning and without an event; size and alignment in bytes."""
 
     line: int

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import TraceFormatError
+from ..rich import Rich
 from ..units import MIB, format_bytes
 
 __all__ = ["Folder", "NumberedFile", "Remark"]
@@ -34,7 +35,7 @@ _NUMBERED = re.compile(r"(\d{1,9})-(.+?)\.txt(?:\.gz)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Rich):
     """Something odd about a recording.
 
     Args:

@@ -40,6 +40,9 @@ class KeptText:
         self.nr_bytes += len(block)
         return self.nr_bytes <= MAX_KEPT_BYTES
 
+    def __repr__(self) -> str:
+        return f"<KeptText: {self.nr_bytes:,} bytes compressed>"
+
     def text(self) -> str:
         """Give the whole text; what is no UTF-8 comes back by encoding it with `surrogateescape`."""
         return b"".join(map(zlib.decompress, self._blocks)).decode("utf-8", "surrogateescape")

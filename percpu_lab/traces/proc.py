@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..geometry import AllocInfo
+from ..plain import count
+from ..rich import Rich
 from .folder import Folder
+from .shown import proc_rows, when_read
 
 __all__ = [
     "ProcFile",
@@ -41,7 +44,7 @@ _PAGES = re.compile(r"\bpages=(\d{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
-class VmallocArea:
+class VmallocArea(Rich):
     """A line of /proc/vmallocinfo; the addresses may be hashed.
 
     Args:
@@ -63,7 +66,7 @@ class VmallocArea:
 
 
 @dataclass(frozen=True, slots=True)
-class RingLoss:
+class RingLoss(Rich):
     """What per_cpu/cpuN/stats of tracefs says of events that are gone: on which CPUs, and how many.
 
     Args:
@@ -77,7 +80,7 @@ class RingLoss:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcFile:
+class ProcFile(Rich):
     """What was read: percpu_kib is the Percpu line of meminfo in KiB, None without one."""
 
     percpu_kib: int | None
@@ -99,8 +102,8 @@ def read_proc(text: str) -> ProcFile:
     return ProcFile(int(percpu[1]) if percpu else None, tuple(areas))
 
 
-@dataclass(frozen=True, slots=True)
-class ProcReading:
+@dataclass(frozen=True, slots=True, repr=False)
+class ProcReading(Rich):
     """A reading of /proc/meminfo and /proc/vmallocinfo.
 
     Args:
@@ -117,6 +120,14 @@ class ProcReading:
     vmalloc_areas: tuple[VmallocArea, ...]
     rows: Rows | None
     file: str
+
+    def __repr__(self) -> str:
+        nr_chunks = sum(area.is_chunk for area in self.vmalloc_areas)
+        percpu = "no Percpu line" if self.percpu_kib is None else f"Percpu {self.percpu_kib:,} KiB"
+        return f"<ProcReading {self.name!r}: {percpu}, {count(nr_chunks, 'chunk area')}; read {when_read(self.rows)}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return list(proc_rows(self))
 
 
 def proc_readings(folder: Folder, rows: Mapping[tuple[str, int], Rows], end: int | None) -> Iterator[ProcReading]:
@@ -156,11 +167,11 @@ def read_ring_loss(text: str) -> RingLoss:
     """
     cpu, lost, cpus = 0, Counter[str](), dict[int, None]()
     for line in text.splitlines():
-        heading, count = _RING_CPU.search(line), _RING_COUNT.fullmatch(line.strip())
+        heading, counter = _RING_CPU.search(line), _RING_COUNT.fullmatch(line.strip())
         if heading:
             cpu = int(heading[1])
-        elif count and int(count[2]):
-            lost[count[1]] += int(count[2])
+        elif counter and int(counter[2]):
+            lost[counter[1]] += int(counter[2])
             cpus[cpu] = None
     return RingLoss(tuple(cpus), lost["overrun"], lost["commit overrun"] + lost["dropped events"])
 

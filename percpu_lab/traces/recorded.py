@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core import layout as L
 from ..events import Events, Int64s, Uint64s
+from ..rich import Rich
 from ..tracepoints import Event, EventField, Style, Tracepoint, extra_text
 from .kept import KeptText
 
@@ -29,7 +30,7 @@ UNKNOWN_BIRTH = -2  # of a free whose area was allocated before the recording be
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Rich):
     """What a program wrote into the trace (trace_marker), `row` events having come before; time as in the trace."""
 
     row: int
@@ -42,7 +43,7 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(Rich):
     """Events that the text says are missing before an event.
 
     Args:
@@ -61,7 +62,7 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class Oddity:
+class Oddity(Rich):
     """A line that was skipped, repaired or is strange: its number, a word for the kind, and what is odd."""
 
     line: int
@@ -73,7 +74,7 @@ class Oddity:
 
 
 @dataclass(frozen=True, slots=True)
-class RingCounts:
+class RingCounts(Rich):
     """What the header of a trace file says of the ring: events in it, events ever written, CPUs."""
 
     in_buffer: int

@@ -33,6 +33,8 @@ from ..core import layout as L
 from ..errors import GeometryError, LabError, TraceFormatError
 from ..geometry import AllocInfo, Geometry
 from ..kernels import V6_1, KernelVersion, kernel_for_release
+from ..plain import count
+from ..rich import Rich
 from ..stats import PercpuStats, StatsText, read_stats_texts
 from .consistency import early_remarks, log_remarks, reading_remarks
 from .dmesg import Dmesg, read_dmesg
@@ -42,6 +44,7 @@ from .given import Given
 from .proc import ProcReading, Rows, proc_readings, read_ring_loss
 from .read import MAX_EVENTS, read_trace
 from .recorded import Marker, RecordedTrace
+from .shown import recording_rows, stats_rows, when_read
 from .simulated import geometry_of_case, kernel_of_events, log_text, op_of_title, quiet_ops, rows_of_op
 
 __all__ = ["CHOSEN_ADDRESSES", "ProcReading", "Recording", "StatsReading", "open_trace", "read_stats_folder"]
@@ -55,8 +58,8 @@ _MARKER = re.compile(r"(STATS|SNAP)_(BEGIN|END) (\d{1,9})(?: (.*))?")
 _64_BIT = ("x86_64", "aarch64", "ppc64", "ppc64le", "s390x", "riscv64", "loongarch64", "alpha", "sparc64", "mips64")
 
 
-@dataclass(frozen=True, slots=True)
-class StatsReading:
+@dataclass(frozen=True, slots=True, repr=False)
+class StatsReading(Rich):
     """A reading of percpu_stats.
 
     Args:
@@ -72,9 +75,16 @@ class StatsReading:
     rows: Rows | None
     file: str
 
+    def __repr__(self) -> str:
+        numbers = repr(self.stats).partition(": ")[2].removesuffix(">")
+        return f"<StatsReading {self.name!r}: {numbers}; read {when_read(self.rows)}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return list(stats_rows(self))
+
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Recording:
+class Recording(Rich):
     """A recording, with everything that was in its folder.
 
     Args:
@@ -120,8 +130,11 @@ class Recording:
         parts = [f"{len(self.trace):,} events"]
         parts += [f"{len(self.early):,} early calls"] if self.early is not None else []
         parts += [f"{len(self.stats)} percpu_stats"] if self.stats else []
-        parts += [f"{len(self.oddities)} oddities"] if self.oddities else []
+        parts += [f"{count(len(self.oddities), 'oddity', 'oddities')}"] if self.oddities else []
         return f"<Recording {self.name!r}, kernel {self.release or 'unknown'}: {', '.join(parts)}>"
+
+    def _html_fields(self) -> list[tuple[str, object]]:
+        return list(recording_rows(self))
 
 
 def open_trace(
