@@ -79,7 +79,7 @@ class Case:
             what, kernel = _text(document, "what", where, default=""), _kernel(document, where)
             geometry = Geometry.from_case(document, where=where)
             with as_case_error(where):  # what the engine alone would refuse
-                model_named(kernel).set_sizes(np.zeros(L.NR_GLOBALS, np.int64), geometry.info)
+                model_named(kernel).set_sizes(np.zeros(L.NR_GLOBAL_WORDS, np.int64), geometry.info)
         ops, script = _read_ops(folder)
         with _lines_named(text, where):
             _check_nr_ops(document, ops, where, script)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_cases import AREAMAP, CASES, nr_ops
+from golden_cases import AREAMAP, BITMAP_CASES, CASES, nr_ops
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -328,6 +328,14 @@ def test_groups_on_the_same_memory_are_refused(tmp_path: Path) -> None:
     groups = document(folder)["alloc_info"]["groups"]
     groups[1]["base_offset"] = groups[0]["base_offset"] + 4096
     assert _in_alloc_info(folder, groups=groups) == "alloc_info.groups[1].base_offset"
+
+
+def test_what_only_the_engine_of_a_kernel_refuses_is_named_too(tmp_path: Path) -> None:
+    folder = tmp_path / "case"
+    shutil.copytree(next(path for path in BITMAP_CASES if document(path)["setup"] == "first_chunk"), folder)
+    info = document(folder)["alloc_info"]
+    assert _in_alloc_info(folder, dyn_size=info["unit_size"] - info["static_size"] - info["reserved_size"] - 1)
+    assert "make dyn_size a multiple of 4" in failure(folder).remedy
 
 
 def test_boot_memory_at_no_address_names_the_key_of_the_boot(tmp_path: Path) -> None:
