@@ -55,6 +55,7 @@ class Case:
         kernel: the name of the kernel it was recorded with, one of PLAYABLE.
         geometry: where the allocator starts from.
         ops: what is asked of it.
+        script: the file the ops are in, for error messages.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Case:
     kernel: str
     geometry: Geometry
     ops: Ops
+    script: str = "ops"
 
     @classmethod
     def load(cls, folder: str | Path) -> Case:
@@ -84,7 +86,7 @@ class Case:
         with _lines_named(text, where):
             _check_nr_ops(document, ops, where, script)
             _check_op_counts(document, ops, where, script)
-        return cls(Path(os.path.abspath(folder)).name, what, kernel, geometry, ops)
+        return cls(Path(os.path.abspath(folder)).name, what, kernel, geometry, ops, script)
 
 
 @contextmanager

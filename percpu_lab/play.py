@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from .cases import Case
 from .core import layout as L
 from .engine import Engine
+from .errors import BadFreeError, KernelBugError
 from .models import BITMAP, AnyChunkState, BitmapChunkState
 from .stats import read_stats
 
@@ -59,7 +61,8 @@ def play(case: Case, out_dir: str | Path, *, jit: str | None = None) -> Played:
         jit: how to run, as for Engine.
 
     Raises:
-        KernelBugError: the case leads the kernel itself into a crash; the files tell of everything before that.
+        KernelBugError, BadFreeError: the case leads the kernel itself into a crash; names the line of the script, and
+            the files tell of everything before it.
         OSError: a file cannot be written.
     """
     engine = Engine(case.geometry, ring_capacity=RING_CAPACITY, history=False, jit=jit)
@@ -76,6 +79,9 @@ def _run(case: Case, engine: Engine, recorder: _Recorder) -> float:
         started = perf_counter()
         try:
             at = engine.run(case.ops, ids, at, stop)
+        except (KernelBugError, BadFreeError) as error:
+            error.where = re.sub(r"^op (\d+)", lambda op: f"{case.script} line {int(op[1]) + 1}", error.where)
+            raise
         finally:
             engine_seconds += perf_counter() - started
             recorder.drain()

@@ -9,8 +9,9 @@ import pytest
 
 from percpu_lab.cases import Case
 from percpu_lab.engine import Engine
-from percpu_lab.errors import KernelBugError
+from percpu_lab.errors import BadFreeError, KernelBugError
 from percpu_lab.geometry import Addresses, AllocInfo, Geometry, GroupInfo
+from percpu_lab.kernels import V6_12
 from percpu_lab.ops import Ops
 from percpu_lab.play import play, state_document
 
@@ -72,7 +73,18 @@ def test_what_came_before_a_crash_of_the_kernel_is_written(tmp_path: Path) -> No
     tiny = [f"alloc {name} 2 2 0 0" for name in "abcdef"]
     full = ["alloc head 64 8 0 0", *tiny, "alloc rest 24500 2 0 0", "free head", "alloc head2 64 8 0 0"]
     only_holes_of_2_bytes = ["free a", "free c"]
-    with pytest.raises(KernelBugError):
+    with pytest.raises(KernelBugError) as caught:
         play(case(*full, *only_holes_of_2_bytes, "alloc walk 4 2 0 0"), tmp_path, jit="off")
+    assert caught.value.where == "ops line 13"
     last = (tmp_path / "trace.txt").read_text().splitlines()[-1]
     assert last == "11\tpercpu_free_percpu: base_addr=0xffff888100000000 off=8260 ptr=0x2044"
+
+
+def test_a_free_that_would_crash_a_kernel_is_named_by_its_line(tmp_path: Path) -> None:
+    info = AllocInfo(8192, 3, 24576, 65536, 4096, 65536, (GroupInfo(2, 0, (0, 1)),), (0, 1))  # 3 bytes: no kernel's
+    geometry = Geometry.from_info(info, kernel=V6_12)
+    script = Ops.from_text("state\nalloc a 4096 4096 0 0\nfree a\n")
+    with pytest.raises(BadFreeError) as caught:
+        play(Case("odd", "", V6_12.name, geometry, script, "odd/ops.txt"), tmp_path, jit="off")
+    assert caught.value.where == "odd/ops.txt line 3: free_percpu(0x2000)"
+    assert (tmp_path / "state.jsonl").read_text().count("\n") == 1
