@@ -361,9 +361,50 @@ def test_event_that_is_not_understood_is_noted(event: str) -> None:
 def test_time_that_falls_back_ends_a_recording() -> None:
     first, second = text_of(ALLOC, FREE), text_of(FAIL, FREE, first_us=1000)
     trace = read_trace_text(first + second)
-    assert (list(trace), trace.text()) == (list(read_trace_text(first)), first)
+    assert list(trace) == list(read_trace_text(first))
+    assert trace.text() == first + second
     assert kinds(trace) == [(3, "mix")]
     assert "what stands before it was kept" in trace.oddities[0].text
+
+
+@pytest.mark.parametrize("nr_bytes", [40, 700, 5000])
+def test_text_behind_the_end_of_a_recording_is_kept_whatever_block_it_is_in(
+    monkeypatch: pytest.MonkeyPatch, nr_bytes: int
+) -> None:
+    monkeypatch.setattr(source, "BLOCK_BYTES", nr_bytes)
+    text = text_of(ALLOC, FREE) + text_of(*[FAIL] * 9, "a line > of no trace", first_us=1000) + "no end"
+    trace = read_trace_text(text)
+    assert (len(trace), trace.text(), kinds(trace)) == (2, text, [(3, "mix")])
+    assert list(read_trace_text(trace.text())) == list(trace)
+
+
+def of_file(name: str, text: str) -> str:
+    return "".join(f"{name}{line}" for line in text.splitlines(keepends=True))
+
+
+def test_of_two_data_files_in_one_report_that_with_the_first_percpu_event_is_read() -> None:
+    one, other = text_of(ALLOC, "tracing_mark_write: here", FREE), text_of(ALLOC, "tracing_mark_write: there", CREATE)
+    head = "  a.dat: cpus=4\nbee.dat: CPU 1 is empty\nbee.dat: cpus=2\n"
+    between = of_file("bee.dat: ", "CPU:1 [192 EVENTS DROPPED]\n") + other
+    text = head + of_file("  a.dat: ", one) + between + of_file("  a.dat: ", text_of(FAIL, first_us=86889230))
+    trace = read_trace_text(text)
+    assert list(trace) == list(read_trace_text(one + text_of(FAIL, first_us=86889230)))
+    assert (set(trace.task.tolist()), [marker.text for marker in trace.markers], trace.lost) == ({"ip"}, ["here"], 0)
+    assert (kinds(trace)[0], trace.layout, trace.text()) == ((7, "files"), "trace-cmd", text)
+    assert "lines of bee.dat are left out: those of a.dat are read" in trace.oddities[0].text
+
+
+def test_ring_without_a_name_in_a_report_is_read_as_one_of_its_own() -> None:
+    head = "         cpus=4\n  inst: cpus=4\n"
+    text = head + of_file("        ", text_of(ALLOC, FREE)) + of_file("  inst: ", text_of(ALLOC, FREE))
+    trace = read_trace_text(text)
+    assert (trace.line.tolist(), kinds(trace)) == ([3, 4], [(5, "files")])
+    assert "lines of inst are left out: those of another are read" in trace.oddities[0].text
+
+
+def test_stack_traces_without_context_are_passed_over() -> None:
+    text = f"{ALLOC}\n<stack trace>\n => pcpu_alloc\n{FREE}\n<user stack trace>\n => <0000aaaa>\n"
+    assert (len(read_trace_text(text)), read_trace_text(text).oddities) == (2, ())
 
 
 def test_second_header_with_an_earlier_time_ends_a_recording() -> None:

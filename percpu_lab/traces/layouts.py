@@ -136,8 +136,9 @@ COUNTS = re.compile(
 )
 LOST = re.compile(r"\s*CPU:\s*([0-9]{1,9}) \[(?:LOST ([0-9]{1,18})? ?EVENTS|([0-9]{1,18})? ?EVENTS DROPPED)\]")
 PAYLOAD_LOST = re.compile(r"\s*[0-9a-f]+ [0-9a-f]+ [0-9a-f]+ type: [0-9]+")  # of the options raw and hex
-STACK = re.compile(  # of ftrace; of perf script, with or without addresses and files
-    r"\s*=> .*|\s+[0-9a-f]{1,16} .*\)|(?:\t\s*| {4,})(?:[0-9a-f]{1,16} )?[^\s=:]{1,400}(?: \(\S{1,400}\))?"
+STACK = re.compile(  # of ftrace, also without context; of perf script, with or without addresses and files
+    r"<(?:user )?stack trace>|\s*=> .*|\s+[0-9a-f]{1,16} .*\)"
+    r"|(?:\t\s*| {4,})(?:[0-9a-f]{1,16} )?[^\s=:]{1,400}(?: \(\S{1,400}\))?"
 )
 
 

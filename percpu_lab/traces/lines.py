@@ -27,8 +27,10 @@ MAX_ODDITIES = 1000  # of a kind; more are counted only
 MAX_HEADER = 64  # lines
 _MAX_LINE = 16384  # characters
 _MAX_PARTS = 8  # of a wrapped line
+_MAX_FILES = 64  # in a report
 _QUOTE = re.compile(r"\s{0,4}>(?:[> ]+|$)")
-_TRACE_CMD = re.compile(r"cpus=[0-9]+|version = \S+|CPU [0-9]+ is empty")
+_TRACE_CMD = re.compile(r"\s*(?:cpus=[0-9]+|version = \S+|CPU [0-9]+ is empty)")
+_NAMED_FILE = re.compile(r"\s*(\S.{0,250}): (?:cpus=[0-9]+|CPU [0-9]+ is empty)")  # of several that trace-cmd reports
 _BARE_EVENT = re.compile(r"([a-z]\w{1,60}): \w+[= ]")  # of another system, without context
 _PREFIX_PART = re.compile(r"\s*\S.{0,15}?-?[0-9]{1,10}\s+(?:\(\s*(?:[0-9]+|-+)\)\s+)?\[[0-9]{1,5}\](?:\s.{0,60})?")
 _BASE_ADDR = re.compile(r"\bbase_addr=((?:0x)?[0-9a-f]{1,16})\b")
@@ -46,6 +48,7 @@ class OddityLog:
     address    not an identity            payload           of the options raw and hex
     damaged    the file ends too early    limit, text       too much to be kept
     incomplete the header tells of more entries than there are
+    files      lines of a second data file, which are not read
     """
 
     def __init__(self) -> None:
@@ -86,6 +89,54 @@ class _Part:
     is_prefix: bool = False
 
 
+class DataFiles:
+    """The data files that one report of trace-cmd puts together, of which that with the first percpu event is read.
+
+      a.dat: cpus=4                          the head names each file
+    bee.dat: cpus=2
+      a.dat:    ip-136 [003]  86.889221: percpu_...           read
+    bee.dat:    sh-1   [000]  86.889230: percpu_...           of another machine or ring: left out
+    bee.dat: CPU:0 [192 EVENTS DROPPED]
+       sh-1   [000]  86.889240: percpu_...                    of the file of the line before
+    """
+
+    def __init__(self) -> None:
+        self._prefix: re.Pattern[str] | None = None
+        self._names: dict[str, None] = {}
+        self._read: str | None = None  # the one that is read, once it is known
+        self._dropped: str | None = None  # the one that the line before names, if that tells of a loss
+
+    def __bool__(self) -> bool:
+        return self._prefix is not None
+
+    def take_head(self, line: str) -> bool:
+        """Learn a name from a line of the head; False if it is none."""
+        match = _NAMED_FILE.fullmatch(line) if len(self._names) < _MAX_FILES else None
+        if match is not None:
+            self._names[match[1]] = None
+            self._prefix = re.compile(rf"\s*({'|'.join(map(re.escape, self._names))}): ")
+        return match is not None
+
+    def split(self, line: str) -> tuple[str, str]:
+        """Take the name from a line -> name ("" without one), rest; once an event was read."""
+        assert self._prefix is not None, "there are names"
+        match = self._prefix.match(line)
+        name, rest = (match[1], line[match.end() :]) if match else (self._dropped or "", line)
+        self._dropped = name if LOST.match(rest) else None
+        return name, rest
+
+    def is_read(self, name: str, rest: str) -> bool:
+        """Tell whether the lines of a file are read; the first with a percpu event decides."""
+        if self._read is None and "percpu_" in rest:
+            self._read = name
+        return self._read in (None, name)
+
+    def why_left_out(self, name: str) -> str:
+        """Say why lines are not read."""
+        what = f"lines of {name or 'a file without a name'} are left out: those of {self._read or 'another'} are read"
+        return f"{what}; let trace-cmd report the files one by one, each into a text of its own"
+
+
 def _stands_alone(line: str, part: _Part) -> bool:
     """Tell whether a line is one of its own, not the rest of a part."""
     if line.startswith("#") or LOST.match(line) or _PREFIX_PART.fullmatch(line):
@@ -115,6 +166,8 @@ class LineReader:
         self.is_quoted = False
         self.is_stats = False  # a heading of percpu_stats was met
         self.is_trace_cmd = False
+        self.files = DataFiles()
+        self._left_out: set[str] = set()  # names of the others
         self.new_header = 0  # line of a header behind events, until the next event
         self.header_lines: list[int] = []  # of all such headers
         self._layouts = layouts
@@ -136,12 +189,23 @@ class LineReader:
         self._start_block()
         rows, match = self.rows, self._fast_match()
         for number, line in enumerate(lines, first_line):
+            if self.files:
+                name, line = self.files.split(line)
+                if not self.files.is_read(name, line):
+                    self._leave_out(number, name)
+                    continue
             found = match(line)
             if found is not None and self._part is None and self._has_layout:
                 rows.add(found, number, is_raw=self._is_raw)
             else:
                 self._any_line(number, line)
                 match = self._fast_match()
+
+    def _leave_out(self, number: int, name: str) -> None:
+        """Pass over a line of another data file."""
+        if name not in self._left_out:
+            self._left_out.add(name)
+            self.log.add(number, "files", self.files.why_left_out(name))
 
     def _fast_match(self) -> Callable[[str], re.Match[str] | None]:
         return self._layout.fast(max(self.bases.widths, default=0), is_raw=self._is_raw).fullmatch
@@ -293,7 +357,7 @@ class LineReader:
         return match is not None
 
     def _unknown(self, number: int, line: str) -> None:
-        if _TRACE_CMD.fullmatch(line):
+        if self.files.take_head(line) or _TRACE_CMD.fullmatch(line):
             self.is_trace_cmd = True
             if len(self.header) < MAX_HEADER:
                 self.header.append(line)

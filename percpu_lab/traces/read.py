@@ -122,13 +122,17 @@ class _Reading:
         self._one = OneRecording()
         self._digits: int | None = None
         self._is_stopped = False
+        self._is_mixed = False  # stopped because another recording begins
 
     def trace(self) -> RecordedTrace:
         for data in self._source:
-            self._block(data)
             if self._is_stopped:
+                self._keep_rest(data)
+            else:
+                self._block(data)
+            if self._is_stopped and not (self._is_mixed and self._kept is not None):
                 break
-        else:
+        if not self._is_stopped:
             self._end()
         self._check_has_events()
         return self._made()
@@ -213,7 +217,7 @@ class _Reading:
             self._reader.log.add(int(line[row + 1]), "time", text)
 
     def _stop(self, last_line: int, kind: str, what: str) -> None:
-        self._is_stopped = True
+        self._is_stopped, self._is_mixed = True, kind == "mix"
         self._nr_lines = min(self._nr_lines, last_line)
         self._reader.log.drop_after(last_line)
         self._reader.log.add(last_line + 1, kind, what)
@@ -221,10 +225,14 @@ class _Reading:
     def _keep_text(self, data: bytes, first_line: int) -> None:
         if self._kept is None:
             return
-        if self._is_stopped:
+        if self._is_stopped and not self._is_mixed:
             lines = data.split(b"\n")[: self._nr_lines - first_line + 1]
             data = b"".join(line + b"\n" for line in lines)
-        if not self._kept.add(data):
+        self._keep_rest(data)
+
+    def _keep_rest(self, data: bytes) -> None:
+        """Keep text, also that of another recording: text out equals text in."""
+        if self._kept is not None and not self._kept.add(data):
             self._kept = None
             what = "the text is too long to be kept: text() writes the events only, and anew"
             self._reader.log.add(self._nr_lines, "text", what)

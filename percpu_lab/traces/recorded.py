@@ -228,9 +228,10 @@ class RecordedTrace(Events):
         'percpu_create_chunk: base_addr=00000000118f8f08\\n'
 
         Args:
-            style: None: as it came in (a data file: as its program printed it); bytes that are no UTF-8 as
-                `surrogateescape` has them. Where that is not kept (events were chosen while reading, or it was too
-                long) as `ftrace`. Otherwise the events anew, one a line; `ftrace` with the header, if there was one.
+            style: None: as it came in (a data file: as its program printed it), with what was not read, such as
+                another recording behind this one; bytes that are no UTF-8 as `surrogateescape` has them. Where that
+                is not kept (events were chosen while reading, or it was too long) as `ftrace`. Otherwise the events
+                anew, one a line; `ftrace` with the header, if there was one.
         """
         if style is None and self.kept is not None:
             return self.kept.text()
