@@ -22,6 +22,7 @@ from .tape import Tape
 __all__ = ["NEVER", "ChunkStart", "chunk_starts"]
 
 NEVER = 1 << 62
+_MOST_GAP = 4  # granules
 _SMALL = 4  # bytes; the area map never hands less out by itself: it belongs to a neighbour
 
 
@@ -91,15 +92,26 @@ def _in_use(given: Int64s, orphans: dict[int, int], limit: int) -> Iterator[tupl
     in_use = given[:limit] == NEVER
     owner = np.zeros(limit, np.int64)  # which area a granule in use belongs to; 0: somebody's for ever
     for number, bit in enumerate(sorted(orphans), 1):
-        end = bit + 1
-        while end < limit and end not in orphans and orphans[bit] < given[end] < NEVER:
-            end += 1
+        end = _end_of_area(given, orphans, limit, bit)
         in_use[bit:end] = True
         owner[bit:end] = number
     edges = np.flatnonzero(_edges(in_use, owner))
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if in_use[start]:
             yield start, end
+
+
+def _end_of_area(given: Int64s, orphans: dict[int, int], limit: int, bit: int) -> int:
+    """Find where an area ends that is freed without having been allocated: its size is in no event.
+
+    What is handed out only behind its free may have been its own, and so may a few bytes between, too short to be
+    handed out ever.
+    """
+    end = at = bit + 1
+    while at < limit and at - end < _MOST_GAP and at not in orphans and orphans[bit] < given[at]:
+        at += 1
+        end = at if given[at - 1] < NEVER else end
+    return end
 
 
 def _edges(in_use: np.ndarray, owner: Int64s) -> np.ndarray:
