@@ -183,7 +183,9 @@ function tune(Bokeh) {
   tuned.add(Bokeh);
   const sheet = Bokeh.require("core/dom").InlineStyleSheet.prototype;
   const visual = Bokeh.require("core/visuals/visual").VisualProperties.prototype;
-  const {_update} = sheet, {_get_css_value} = visual;
+  const hatch = Bokeh.require("core/visuals/hatch").HatchVector.prototype;
+  const image = Bokeh.require("models/glyphs/image_base").ImageBaseView.prototype;
+  const {_update} = sheet, {_get_css_value} = visual, {update} = hatch;
   // A style sheet that is written anew makes the browser match all of the page's rules again.
   sheet._update = function (css) {
     if (this.el.textContent !== css) _update.call(this, css);
@@ -195,6 +197,20 @@ function tune(Bokeh) {
     const known = values.get(el);
     if (!known.has(key)) known.set(key, _get_css_value.call(this, name));
     return known.get(key);
+  };
+  // A pattern is a canvas, which is drawn anew for every frame, though its look stays.
+  hatch.update = function () {
+    const parts = [this.hatch_color, this.hatch_alpha, this.hatch_scale, this.hatch_pattern, this.hatch_weight];
+    const look = parts.every((part) => part.is_Scalar()) ? parts.map((part) => part.value).join() : null;
+    if (look === null || look !== this.labLook) update.call(this);
+    this.labLook = look;
+  };
+  // All pixels are new: there is no need to read the old ones.
+  image._set_image_data_from_buffer = function (i, bytes) {
+    const canvas = this._get_or_create_canvas(i);
+    const pixels = new ImageData(bytes, this.image_width[i], this.image_height[i]);
+    canvas.getContext("2d", {willReadFrequently: true}).putImageData(pixels, 0, 0);
+    this.image_data[i] = canvas;
   };
 }
 
