@@ -190,7 +190,7 @@ def _groups(whole: Subject, review: Review) -> list[DecisionGroup]:
     for verdict in reversed(range(len(VERDICTS))):
         rows = np.flatnonzero(found.verdict == verdict)
         if VERDICTS[verdict] == _FORCED:
-            groups += [_group(whole, _FORCED, _wanted(whole, found, k), found.row[[k]]) for k in rows.tolist()]
+            groups += [_group(whole, _FORCED, _wanted(found, k), found.row[[k]]) for k in rows.tolist()]
             continue
         for cause in np.unique(found.cause[rows]).tolist():
             name = found.causes[cause]
@@ -199,13 +199,12 @@ def _groups(whole: Subject, review: Review) -> list[DecisionGroup]:
     return groups
 
 
-def _wanted(whole: Subject, found: Any, k: int) -> str:
+def _wanted(found: Any, k: int) -> str:
     """What the model wanted in place of a decision that is not explained."""
     chunk, off = int(found.predicted_chunk[k]), int(found.predicted_off[k])
-    recorded = _at(whole.name_of(int(found.chunk[k])), int(found.off[k]))
-    return (
-        f"recorded {recorded}, the model wants {'no place' if chunk == L.NO_CHUNK else _at(whole.name_of(chunk), off)}"
-    )
+    recorded = _at(chunk_label(int(found.chunk[k])), int(found.off[k]))
+    wanted = "no place" if chunk == L.NO_CHUNK else _at(chunk_label(chunk), off)
+    return f"recorded {recorded}, the model wants {wanted}"
 
 
 def _group(whole: Subject, verdict: str, cause: str, rows: Any) -> DecisionGroup:

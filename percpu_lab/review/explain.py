@@ -114,8 +114,7 @@ def explain(review: Review, engine: Engine, row_words: Sequence[int], row: int) 
     tried = tuple(replace(step, chunk=review.recorded_ordinal(step.chunk)) for step in walk)
     chosen = next(((t.chunk, t.off) for t in tried if t.off is not None), None)
     words = f"{size} bytes aligned to {align}, {'atomic' if is_atomic else 'GFP_KERNEL'}"
-    place, verdict = review.recorded_place(row, off), review.verdict_text(row)
-    recorded = None if place is None else (review.recorded_ordinal(place[0]), place[1])
+    recorded, verdict = review.recorded_place(row, off), review.verdict_text(row)
     first = (
         -1
         if is_reserved and engine.scalar(L.RESERVED_CHUNK)

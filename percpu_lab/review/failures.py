@@ -63,7 +63,7 @@ class ChunkVerdict(Rich):
 
     Args:
         row: of the trace.
-        chunk: its ordinal in the model.
+        chunk: its ordinal in the recording.
         is_created: created, else destroyed.
         is_foreseen: the model had a reason for it there.
         by: what created it: "an allocation" or "balance work".
@@ -114,7 +114,7 @@ def _reason(code: int, chunk: int, off: int, is_atomic: bool) -> tuple[str, str]
 
 
 def chunk_verdicts(search: Search, ordinals: Int64s) -> Iterator[ChunkVerdict]:
-    """Give each creation and destruction of a recording."""
+    """Give each creation and destruction of a recording, its chunk by the model's ordinal."""
     tape, found = search.tape, search.machine.found
     kind = tape.column(R.TAPE_EVENT)
     for row in np.flatnonzero((kind == L.EVENT_CREATE) | (kind == L.EVENT_DESTROY)).tolist():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,7 +48,8 @@ class Decisions(RichTable):
         row: of the trace; early calls have negative ones, the last of them -1.
         verdict: EXACT, REORDERED, LEARNED or FORCED.
         cause: an index to `causes`.
-        chunk, off: where the area was recorded: ordinal of the chunk (0 the first, -1 the reserved one), bytes.
+        chunk, off: where the area was recorded: ordinal of the chunk in the recording (0 the first, -1 the reserved
+            one; as in Rebuilt and in all answers), bytes.
         predicted_chunk, predicted_off: where the model wanted it in the order of the file; NO_CHUNK for no place.
         causes: names for the causes.
     """
@@ -117,8 +118,8 @@ class Review(Rich):
     @cached_property
     def counts(self) -> dict[str, int]:
         """Count the verdicts: allocs, exact, reordered, learned, forced."""
-        verdicts = Counter(self.decisions.verdict.tolist())
-        return {"allocs": len(self.decisions)} | {name: verdicts[code] for code, name in enumerate(VERDICTS)}
+        verdicts = Counter(self._verdicts.tolist())
+        return {"allocs": len(self._verdicts)} | {name: verdicts[code] for code, name in enumerate(VERDICTS)}
 
     def text(self) -> str:
         """Say in a line how many decisions the algorithm explains."""
@@ -140,15 +141,29 @@ class Review(Rich):
         """Give the verdict of each allocation that was recorded; none if the decisions could not be reviewed."""
         if self._search is None:
             none = np.zeros(0, np.int64)
-            return Decisions(none, none.astype(np.int8), none.astype(np.int8), none, none, none, none)
-        search, tape = self._search, self._search.tape
-        rows = np.flatnonzero(tape.column(R.TAPE_EVENT) == L.EVENT_ALLOC)
-        ordinals = self._replayed.ordinals
+            return Decisions(none, self._verdicts, none.astype(np.int8), none, none, none, none)
+        search, tape, rows = self._search, self._search.tape, self._decided
         cause = search.cause[rows]
-        verdict = verdict_of(cause)
-        chunk, off = ordinals[tape.events[R.TAPE_CHUNK, rows]], tape.events[R.TAPE_OFF, rows]
+        chunk, off = self._replayed.ordinals[tape.events[R.TAPE_CHUNK, rows]], tape.events[R.TAPE_OFF, rows]
         wanted = np.where(cause == 0, np.stack([chunk, off]), search.wrong[:, rows])
-        return Decisions(rows - tape.nr_early, verdict, cause, chunk, off, wanted[0], wanted[1])
+        chunk, wanted_chunk = self._as_recorded(chunk), self._as_recorded(wanted[0])
+        return Decisions(rows - tape.nr_early, self._verdicts, cause, chunk, off, wanted_chunk, wanted[1])
+
+    @cached_property
+    def _decided(self) -> Int64s:
+        """Rows of the tape that hold decisions."""
+        return np.flatnonzero(self._reviewed("decisions").tape.column(R.TAPE_EVENT) == L.EVENT_ALLOC)
+
+    @cached_property
+    def _verdicts(self) -> np.ndarray:
+        if self._search is None:
+            return np.zeros(0, np.int8)
+        return verdict_of(self._search.cause[self._decided])
+
+    def _as_recorded(self, chunk: Int64s) -> Int64s:
+        """Turn the model's ordinals into those of the recording."""
+        ordinals, code = np.unique(chunk, return_inverse=True)
+        return np.array([self.recorded_ordinal(ordinal) for ordinal in ordinals.tolist()], np.int64)[code]
 
     @cached_property
     def failures(self) -> tuple[Failure, ...]:
@@ -158,7 +173,10 @@ class Review(Rich):
     @cached_property
     def chunks(self) -> tuple[ChunkVerdict, ...]:
         """Give each creation and destruction, and whether the model saw it coming."""
-        return () if self._search is None else tuple(chunk_verdicts(self._search, self._replayed.ordinals))
+        if self._search is None:
+            return ()
+        verdicts = chunk_verdicts(self._search, self._replayed.ordinals)
+        return tuple(replace(verdict, chunk=self.recorded_ordinal(verdict.chunk)) for verdict in verdicts)
 
     @cached_property
     def trusted_until(self) -> int | None:
@@ -196,7 +214,7 @@ class Review(Rich):
     # --- one moment ------------------------------------------------------------------------
 
     def chunk_of(self, chunk: int) -> int:
-        """Find the model's ordinal of a chunk by its ordinal in the recording, the one of all answers and views.
+        """Find a chunk in the engine of state_at by its ordinal in the recording, the one of all answers and views.
 
         The two differ where a recording begins in the middle. The column `chunk` of the trace is a third number, of
         base addresses; Rebuilt.event_ordinal gives the ordinal of each row.
@@ -230,6 +248,8 @@ class Review(Rich):
     def state_at(self, row: int) -> Engine:
         """Give an engine as the kernel's allocator stood before a row of the trace; it may be changed at will.
 
+        It has a numbering of its own for chunks: chunk_of finds one of the recording there.
+
         Args:
             row: of the trace, up to its length; negative for early calls. A row that was decided earlier than it was
                 recorded is meant at the moment of its decision.
@@ -254,12 +274,12 @@ class Review(Rich):
         return explain(self, self.state_at(row), search.tape.events[:6, row + search.tape.nr_early].tolist(), row)
 
     def recorded_place(self, row: int, off: int) -> tuple[int, int] | None:
-        """Give ordinal of the chunk and offset that a request got; None if it failed."""
+        """Give ordinal of the chunk in the recording and offset that a request got; None if it failed."""
         tape = self._reviewed("recorded_place").tape
         at = row + tape.nr_early
         if tape.events[R.TAPE_EVENT, at] != L.EVENT_ALLOC:
             return None
-        return int(self._replayed.ordinals[tape.events[R.TAPE_CHUNK, at]]), off
+        return self.recorded_ordinal(int(self._replayed.ordinals[tape.events[R.TAPE_CHUNK, at]])), off
 
     def verdict_text(self, row: int) -> str:
         """Give verdict and cause of a request in words."""
