@@ -47,6 +47,8 @@ FRAGMENTED = "#cc7a00ff"
 FAILURE = "#d55e00ff"
 CHUNK = "#8a63d2ff"
 NOTE = "#808080ff"
+NOTE_LABEL, LOSS_LABEL = "#4a5058f0", "#a84300f0"  # under white letters: readable on every page and every glyph
+LABEL_TEXT = "#ffffff"
 NOTHING = "#00000000"
 
 AREA_COLOURS = (FREE, HOLE, IN_USE, STATIC, RESERVED, OUTSIDE)  # by kind in columns.py
@@ -75,8 +77,10 @@ _CSS = """
   --bk-major-tick-line-color: var(--faint);
   --bk-minor-tick-line-color: transparent;
   --bk-outline-line-color: var(--faint);
+  container-type: inline-size;
 }
 """
+_NARROW_PIXELS = (840, 720, 620)  # widths of figures below which letters shrink
 LEFT_PIXELS = 152  # room for the longest name of a band, so that the views begin at one place
 # Names of rows as ticks, that of the chunk in focus marked; of one width, so that the axis does not move.
 NAME = """
@@ -84,8 +88,12 @@ const k = Math.floor(tick), name = names.data.name[k];
 if (name === undefined) return heading.padStart(width);
 return ((focus.data.ordinal[0] === names.data.ordinal[k] ? "\u25b8 " : "") + name).padStart(width);
 """
-# A legend reads its colours before it is part of the page.
-_LEGEND_CSS = ".bk-label { color: var(--bk-label-text-color) !important; padding-right: 14px; }"
+# A legend reads its colours before it is part of the page. Its entries wrap where the page is narrow.
+_LEGEND_CSS = f"""
+.bk-grid {{ display: flex !important; flex-wrap: wrap; max-width: calc(100cqw - {LEFT_PIXELS + 8}px); }}
+.bk-item {{ display: flex !important; align-items: center; }}
+.bk-label {{ color: var(--bk-label-text-color) !important; padding: 0 10px 0 3px; white-space: nowrap; }}
+"""
 _NO_LINES = {"--bk-axis-line-color": "transparent", "--bk-major-tick-line-color": "transparent"}
 
 
@@ -103,14 +111,23 @@ def make_figure(title: str, *, height: int, x_range: Range1d, y_range: Range1d, 
     plot.toolbar.active_scroll = zoom
     plot.toolbar.autohide = True
     plot.toolbar.logo = None
-    plot.title.text_font_size = "15px"
-    plot.title.standoff = 2
+    plot.title.update(text_font_size="15px", standoff=4, **_text_above("15px", "13.5px", "12px", "11px"))
     plot.axis.axis_label_standoff = 2
     plot.xgrid.grid_line_color = NOTE
     plot.ygrid.grid_line_color = None
     plot.xgrid.grid_line_alpha = 0.25
     plot.axis.axis_label_text_font_style = "normal"
     return plot
+
+
+def _text_above(*sizes: str) -> dict[str, Any]:
+    """Lay a line of text above a figure: from its left edge, in smaller letters where the page is narrow."""
+    rules = [f":host {{ --bk-text-font-size: {sizes[0]}; }}"]
+    rules += [
+        f"@container (max-width: {width}px) {{ :host {{ --bk-text-font-size: {size}; }} }}"
+        for width, size in zip(_NARROW_PIXELS, sizes[1:], strict=True)
+    ]
+    return {"offset": -LEFT_PIXELS, "stylesheets": [InlineStyleSheet(css="\n".join(rules))]}
 
 
 def make_column(axis: Axis) -> None:
@@ -135,6 +152,7 @@ def add_status(plot: Plot) -> Title:
     """Add a line of text under the title, to be changed by frames."""
     # not empty: a title without text gets no room, and later text would lie over the plot
     status = Title(text="...", text_font_style="normal", text_font_size="12px", standoff=4)
+    status.update(**_text_above("12px", "11px", "10px", "9px"))
     plot.add_layout(status, "above")
     return status
 

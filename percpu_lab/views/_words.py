@@ -27,7 +27,7 @@ AREA_WORDS = (  # by kind in columns.py
 )
 NO_PAGE_WORDS = "free, no page behind it yet"
 TIMELINE_TITLE = "Timeline: when each area lived, and where (upwards: its offset in what the chunk serves)"
-_NOTE_LETTERS, _NOTES_ACROSS = 24, 60
+_NOTE_LETTERS, _NOTES_ACROSS = 24, 36
 _PLACING = ("STATS_", "SNAP_", "END ")  # say where a file was read, or what ends: too many to write out
 NOTHING_YET = "Nothing has happened yet: run some ops, or press play"
 NO_HISTORY_YET = "No history yet: run some ops, or press play"

@@ -386,6 +386,12 @@ def _draw_notes(axes: Any, notes: Notes, window: tuple[int, int]) -> list[Any]:
             notes.op[rows], np.full(len(rows), top), marker=marker, color=colour, s=20, clip_on=False, zorder=4
         )
         place = {"rotation": 90, "va": "top", "ha": "left", "fontsize": 6.5, "color": colour, "parse_math": False}
+        place["bbox"] = {
+            "facecolor": axes.get_figure(root=True).get_facecolor(),
+            "alpha": 0.8,
+            "linewidth": 0,
+            "pad": 0.8,
+        }
         for row, label in _words.note_labels(notes, rows, window).items():
             axes.text(notes.op[row], top * 0.985, label, **place)
     return samples

@@ -54,7 +54,7 @@ _AREAS = ("id", "ordinal", "off", "size", "death", "paint", "left", "right", "to
 _BOX = ("left", "right", "top", "bottom")
 _BANDS = ("ordinal", "name", "left", "right", "top", "bottom", "now", "base", "span", "edge")
 _MARKS = ("op", "y", "ordinal", "size", "reason", "pixels")
-_NOTES = ("op", "y", "text", "label", "colour")
+_NOTES = ("op", "y", "text", "label", "colour", "plate")
 _SYMBOLS = {L.EVENT_FAIL: "x", L.EVENT_CREATE: "cross", L.EVENT_DESTROY: "dash"}
 
 
@@ -143,8 +143,9 @@ class Timeline:
         colour = {"field": "colour"}
         glyph = plot.scatter("op", "y", source=self._notes, marker="inverted_triangle", size=7, color=colour)
         plot.text(
-            "op", "y", "label", source=self._notes, angle=-np.pi / 2, x_offset=2, y_offset=4, text_font_size="9px",
-            text_color=colour, text_baseline="bottom",
+            "op", "y", "label", source=self._notes, angle=-np.pi / 2, x_offset=3, y_offset=6, text_font_size="10px",
+            text_color=_style.LABEL_TEXT, background_fill_color={"field": "plate"}, border_radius=2,
+            padding=2, text_baseline="bottom",
         )  # fmt: skip
         return HoverTool(renderers=[glyph], tooltips=[("note", "@text"), ("before op", "@op{0,0}")])
 
@@ -273,7 +274,15 @@ def _note_columns(annotations: Annotations | None, window: tuple[int, int], y: f
         "text": [harmless(notes.text[row]) for row in rows.tolist()],
         "label": [labels.get(row, "") for row in rows.tolist()],
         "colour": [_style.FAILURE if notes.is_loss[row] else _style.NOTE for row in rows.tolist()],
+        "plate": [_plate(labels.get(row), notes.is_loss[row]) for row in rows.tolist()],
     }
+
+
+def _plate(label: str | None, is_loss: bool) -> str:
+    """The colour behind the words of a note; none where there are no words."""
+    if not label:
+        return _style.NOTHING
+    return _style.LOSS_LABEL if is_loss else _style.NOTE_LABEL
 
 
 def _mark_hover(glyph: Any, event: int, words: str) -> HoverTool:
