@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bokeh.layouts import column
-from bokeh.models import Div, HoverTool, PreText, Tooltip
+from bokeh.models import CustomJSHover, Div, HoverTool, PreText, Tooltip
 from fake_engine import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +24,7 @@ from percpu_lab.ops import Ops
 from percpu_lab.recorded_run import RecordedRun
 from percpu_lab.session import Selection
 from percpu_lab.traces.read import read_golden_trace, read_trace_text
+from percpu_lab.traces.recording import open_trace
 from percpu_lab.views import _style, area_map, dashboard, static, timeline
 from percpu_lab.views._wire import encode
 from percpu_lab.views.area_map import AreaMap
@@ -48,6 +49,9 @@ class Desk:
     def handle(self, event: FigureEvent) -> list[Selection]:
         picked = [part.handle(event) for part in (self.shared, *self.views)]
         return [selection for selection in picked if selection is not None]
+
+
+REAL = Path(__file__).parent / "data" / "real" / "folders" / "pcs-smp3-boot"
 
 
 def engine_after(nr_ops: int, seed: int = 1, *, sizes: tuple[int, int] = (1, 4000), **options: Any) -> Engine:
@@ -360,6 +364,23 @@ def test_palettes_begin_and_end_with_pure_colours() -> None:
 
 
 # --- pictures that stay ----------------------------------------------------------------------------------
+
+
+def test_on_a_recording_all_texts_count_events_as_the_time_axis_does() -> None:
+    board = dashboard.Dashboard(open_trace(REAL))
+    board.session.post("select", 0, 300)
+    frame = board._frame()
+    said = [text for model in board.figure._models.values() for text in words_of(model, frame)]
+    assert "event 336" in " ".join(said) and any("events of the trace" in text for text in said)
+    assert not [text for text in said if re.search(r"\bops?\b(?!\{)", text.replace("@op", ""))]
+
+
+def words_of(model: Any, frame: Frame) -> list[str]:
+    """What a model shows of moments: its text as the frame has it, its tips, what its hover is told."""
+    said = [str(value) for name, value in frame.props.get(model, {}).items() if name in ("text", "axis_label")]
+    if isinstance(model, HoverTool):
+        said += [word for tip in model.tooltips for word in tip]
+    return [*said, model.args["moment"]] if isinstance(model, CustomJSHover) and "moment" in model.args else said
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -102,12 +102,13 @@ def hint_text(contig_hint: int, largest_free_bytes: int) -> str:
     return largest if contig_hint == largest_free_bytes else f"{format_bytes(contig_hint)} ⚠ really {largest}"
 
 
-def area_map_status(snap: Snapshot, nr_visible: int, nr_drawn: int) -> str:
+def area_map_status(snap: Snapshot, nr_visible: int, nr_drawn: int, moment: str = "op") -> str:
     """Sum up a snapshot; warnings first, as a narrow page cuts the end off.
 
     Args:
         nr_visible: areas in sight.
         nr_drawn: those of them that are drawn one by one.
+        moment: "op" or "event", as moment_word() says.
     """
     if not len(snap.chunks):
         return "set up an allocator, and its first chunk appears here"
@@ -117,34 +118,38 @@ def area_map_status(snap: Snapshot, nr_visible: int, nr_drawn: int) -> str:
     parts = [f"{nr_visible:,} areas in sight: a picture, zoom in to point"] if nr_drawn < nr_visible else []
     if (snap.chunks.nr_populated == UNKNOWN).any():
         parts.append("recorded: pages and hints unknown")
-    parts += [f"op {snap.op:,}", f"chunks: {len(snap.chunks):,}", f"areas in use: {snap.nr_in_use:,}"]
+    parts += [f"{moment} {snap.op:,}", f"chunks: {len(snap.chunks):,}", f"areas in use: {snap.nr_in_use:,}"]
     parts.append(f"{format_bytes(int(free))} free per CPU, {broken:.0%} of it outside the largest free area")
     return BETWEEN.join(parts)
 
 
-def fragmentation_status(total: Series, ordinal: int | None) -> str:
+def fragmentation_status(total: Series, ordinal: int | None, moment: str = "op") -> str:
     """Say how the lines end, and what the thin ones are.
 
     Args:
         total: of all chunks.
         ordinal: the chunk that has lines of its own.
+        moment: "op" or "event", as moment_word() says.
     """
     if not len(total):
         return "no sample in sight"
     free, largest = format_bytes(int(total.free_bytes[-1])), format_bytes(int(total.largest_free_bytes[-1]))
-    parts = [f"at op {int(total.op[-1]):,}: {free} free, the largest free area has {largest}"]
+    parts = [f"at {moment} {int(total.op[-1]):,}: {free} free, the largest free area has {largest}"]
     if ordinal is not None:
         parts.append(f"thin lines: {chunk_label(ordinal)} alone")
     return BETWEEN.join(parts)
 
 
-def timeline_status(lives: Lifetimes, *, is_tracing: bool, is_picture: bool, marks_drawn: float = 1) -> str:
+def timeline_status(
+    lives: Lifetimes, *, is_tracing: bool, is_picture: bool, marks_drawn: float = 1, moment: str = "op"
+) -> str:
     """Sum up what happened; warnings first.
 
     Args:
         is_tracing: whether events are being written.
         is_picture: lifetimes are not drawn one by one.
         marks_drawn: share of the marks that is drawn.
+        moment: "op" or "event", as moment_word() says.
     """
     failed, made, given_back = (
         int(np.count_nonzero(lives.marks.event == event)) for event in (L.EVENT_FAIL, L.EVENT_CREATE, L.EVENT_DESTROY)
@@ -159,9 +164,14 @@ def timeline_status(lives: Lifetimes, *, is_tracing: bool, is_picture: bool, mar
     first, end = lives.window
     parts = [text for text, holds in warnings.items() if holds]
     nr_live = len(lives) - lives.nr_freed
-    parts.append(f"ops {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {nr_live:,} go on")
+    parts.append(f"{moment}s {first:,} to {min(end, lives.now):,}: {len(lives):,} lifetimes, {nr_live:,} go on")
     parts.append(f"failed: {failed:,}, chunks made: {made:,}, given back: {given_back:,}")
     return BETWEEN.join(parts)
+
+
+def moment_word(annotations: Annotations | None) -> str:
+    """Name a moment as the time axis counts it: an op of a run, an event of a real kernel's trace."""
+    return "op" if annotations is None else "event"
 
 
 def time_label(annotations: Annotations | None) -> str:
@@ -225,10 +235,10 @@ def note_labels(notes: Notes, rows: Ints, window: tuple[int, int]) -> dict[int, 
     return labels
 
 
-def nothing_happened(lives: Lifetimes, *, is_tracing: bool) -> str:
+def nothing_happened(lives: Lifetimes, *, is_tracing: bool, moment: str = "op") -> str:
     """Say why a timeline is empty; an empty text if it is not."""
     if len(lives) + len(lives.marks):
         return ""
     if not is_tracing:
         return "Tracing is off: turn events on to see what happens"
-    return "No allocation is known in these ops" if lives.now else NOTHING_YET
+    return f"No allocation is known in these {moment}s" if lives.now else NOTHING_YET

@@ -89,6 +89,7 @@ class AreaMap:
 
     def build(self, shared: Shared) -> _style.Plot:
         """Make the figure, empty."""
+        self._moment = shared.moment
         self._areas = _source(*_AREAS)
         self._rows, self._headings = _source(*_ROWS), _source(*_TEXTS)
         self._cpus = _source("cpu", "offset")
@@ -167,7 +168,8 @@ class AreaMap:
         self._unrecorded = _style.add_legend(plot, entries, columns_of=4)[-2:]
 
     def _hover(self, shared: Shared) -> HoverTool:
-        args = {"areas": self._areas, "rows": self._rows, "cpus": self._cpus, "origins": shared.origins}
+        args: dict[str, Any] = {"areas": self._areas, "rows": self._rows, "cpus": self._cpus}
+        args |= {"origins": shared.origins, "moment": shared.moment}
         return HoverTool(
             renderers=[self._quads],
             tooltips=[(name, f"@id{{{name}}}") for name in ("what", "place", "size", "allocated", "address")],
@@ -213,7 +215,7 @@ class AreaMap:
             self._search: _search_columns(snap, rows),
         }
         props |= {item: {"visible": has_hints(snap.chunks)} for item in self._unrecorded}
-        props[self._status] = {"text": area_map_status(snap, len(visible), len(drawn))}
+        props[self._status] = {"text": area_map_status(snap, len(visible), len(drawn), self._moment)}
         props[self._ticker] = {"ticks": [-heading / 2, *(row + 0.5 for row in _labelled(rows))]}
         props[self._empty] = {"visible": nr_rows == 0, "x": self._end_bytes / KIB / 2}
         return Frame(sources, props)
@@ -335,7 +337,7 @@ switch (format) {
   case "what": return used ? `area ${at("id") < 0 ? "" : n(at("id"))} in use` : kinds[at("kind")];
   case "place": return `offset ${n(at("off"))} in chunk ${at("ordinal") < 0 ? "reserved" : at("ordinal")}`;
   case "size": return `${n(at("size"))} bytes` + (used ? `, ${n(at("requested"))} asked for` : "");
-  case "allocated": return used ? since(at("id"), `${n(at("age"))} ops ago`) + origin(i) : "-";
+  case "allocated": return used ? since(at("id"), n(at("age"))) + origin(i) : "-";
   case "address": if (cpus.data.cpu.length === 0) return "not recorded";
     return Array.from(cpus.data.cpu, (_, cpu) => cpu).slice(0, 2).map(address).join(", ")
     + (cpus.data.cpu.length > 2 ? `, and ${cpus.data.cpu.length - 2} more` : "");

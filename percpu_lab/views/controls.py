@@ -126,18 +126,23 @@ class PaceControls(widgets.HBox):
     """Play, pause and step, at a pace."""
 
     def __init__(
-        self, board: Mover, first: tuple[widgets.Widget, ...] = (), *, steps: tuple[int, ...] = (1, 100)
+        self,
+        board: Mover,
+        first: tuple[widgets.Widget, ...] = (),
+        *,
+        steps: tuple[int, ...] = (1, 100),
+        moment: str = "op",
     ) -> None:
         self.pace = widgets.FloatLogSlider(
-            value=200, base=10, min=0, max=5, step=0.1, readout_format=",.0f", description="pace (ops/s)", style=_WORDS,
-            layout=_wide("300px"),
+            value=200, base=10, min=0, max=5, step=0.1, readout_format=",.0f", description=f"pace ({moment}s/s)",
+            style=_WORDS, layout=_wide("300px"),
         )  # fmt: skip
         self.pace.observe(lambda _change: board.ask(self._change_pace(board)), "value")
         self._playing = False
         play = _button("play", "Go on by itself at this pace", lambda: board.ask(self._play(board)), "play")
         pause = _button("pause", "Stop", lambda: board.ask(self._pause(board)), "pause")
         stepping = [
-            _button(f"step {n:+,}" if n != 1 else "step", f"Go on by {n:,} ops" if n > 0 else f"Go back by {-n:,} ops",
+            _button(f"step {n:+,}" if n != 1 else "step", f"Go {'on' if n > 0 else 'back'} by {abs(n):,} {moment}s",
                     partial(board.ask, partial(board.step, n)), "step-forward" if n > 0 else "step-backward")
             for n in steps
         ]  # fmt: skip
@@ -185,14 +190,14 @@ class WorkloadControls(widgets.VBox):
 class RecordingControls(widgets.VBox):
     """Move through a recorded run: a slider over its ops, play, pause, steps both ways."""
 
-    def __init__(self, board: Mover, first_op: int, last_op: int, now: int) -> None:
+    def __init__(self, board: Mover, first_op: int, last_op: int, now: int, moment: str = "op") -> None:
         self.op = widgets.IntSlider(
-            value=now, min=first_op, max=last_op, description="op", continuous_update=True, style=_WORDS,
+            value=now, min=first_op, max=last_op, description=moment, continuous_update=True, style=_WORDS,
             layout=_wide("95%"),
         )  # fmt: skip
         self._told: Any = None
         self.op.observe(lambda change: self._moved(board, change["new"]), "value")
-        super().__init__([self.op, PaceControls(board, steps=(-100, -1, 1, 100))])
+        super().__init__([self.op, PaceControls(board, steps=(-100, -1, 1, 100), moment=moment)])
 
     def _moved(self, board: Mover, op: int) -> None:
         if op != self._told:  # else the slider follows the run, and the run need not follow the slider

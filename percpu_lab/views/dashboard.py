@@ -31,7 +31,7 @@ from ..traces.recording import Recording
 from ..units import format_bytes
 from ..workloads import WORKLOADS, Workload
 from . import static
-from ._words import aligned, harmless, notes_status
+from ._words import aligned, harmless, moment_word, notes_status
 from .area_map import AreaMap
 from .controls import Message, RecordingControls, RequestControls, WorkloadControls
 from .fragmentation import Fragmentation
@@ -108,6 +108,7 @@ class Dashboard:
         self._kept = Kept()
         self._commands: deque[Callable[[], None]] = deque()
         self.session = Session(self._source, self._step if isinstance(subject, Allocator) else None)
+        self._moment = moment_word(getattr(self._source, "annotations", None))
         self._build_figure()
         self._build_controls(controls)
         self._pump = Pump(self._safe_point)
@@ -115,7 +116,7 @@ class Dashboard:
         self.publisher: Publisher | None = None
 
     def _build_figure(self) -> None:
-        self.shared, self._news = Shared(), News()
+        self.shared, self._news = Shared(moment=self._moment), News()
         self.views = [VIEWS[name]() for name in self.view_names]
         self._summary, self._tail = plain_text(), plain_text()
         roots = [view.build(self.shared) for view in self.views]
@@ -131,7 +132,7 @@ class Dashboard:
         parts: list[widgets.Widget] = []
         if wanted and isinstance(self.subject, RecordedRun):
             run = self.subject
-            self._recording_controls = RecordingControls(self, run.first_op, run.last_op, run.now)
+            self._recording_controls = RecordingControls(self, run.first_op, run.last_op, run.now, self._moment)
             parts = [self._recording_controls]
         elif wanted:
             self.requests, self.workloads = RequestControls(self), WorkloadControls(self)
@@ -186,7 +187,7 @@ class Dashboard:
         newest = self._source.events(columns.events.next_seq - TAIL_EVENTS, TAIL_EVENTS)
         texts: dict[Model, dict[str, Json]] = {
             self._summary: {"text": summary(columns, self.shared.selection)},
-            self._tail: {"text": tail(newest, columns.is_tracing)},
+            self._tail: {"text": tail(newest, columns.is_tracing, self._moment)},
         }
         return merged(*frames, Frame({}, texts))
 
@@ -348,26 +349,27 @@ def summary(columns: Columns, selection: Selection) -> str:
     """
     unit, totals = columns.snapshot.unit, columns.snapshot.totals
     cpus = f"{unit.nr_cpus} CPU{'s' * (unit.nr_cpus > 1)}" if unit.nr_cpus else "CPUs unknown"
-    parts = [f"op {columns.snapshot.op:,}", f"{cpus}, unit {format_bytes(unit.unit_size)}"]
+    moment = moment_word(columns.annotations)
+    parts = [f"{moment} {columns.snapshot.op:,}", f"{cpus}, unit {format_bytes(unit.unit_size)}"]
     if totals.nr_empty_pop_pages >= 0:
         parts.append(f"{totals.nr_empty_pop_pages:,} empty populated pages")
     if totals.balance_pending > 0:
         parts.append("balance work is pending")
     parts += notes_status(columns.annotations)
-    followed = selected_area(columns.snapshot, selection.area) or "click an area to follow it"
+    followed = selected_area(columns.snapshot, selection.area, moment) or "click an area to follow it"
     if columns.annotations is not None and selection.area is not None:
         followed += f", for {harmless(columns.annotations.origins.text(selection.area))}"
     return "  ·  ".join(parts) + "\n" + followed
 
 
-def selected_area(snap: Snapshot, birth: int | None) -> str:
+def selected_area(snap: Snapshot, birth: int | None, moment: str = "op") -> str:
     """Describe the area that was allocated by an op; nothing for None."""
     if birth is None:
         return ""
     row = snap.find(birth)
     if row is None:
         return f"selected: area {birth:,}, freed since"
-    when = f"by op {birth:,}, {snap.op - birth:,} ops ago" if birth > EARLY else "before the trace"
+    when = f"by {moment} {birth:,}, {snap.op - birth:,} {moment}s ago" if birth > EARLY else "before the trace"
     areas = snap.areas
     ordinal = int(snap.chunks.ordinal[areas.chunk[row]])
     chunk = {-1: "the reserved chunk", 0: "the first chunk"}.get(ordinal, f"chunk {ordinal}")
@@ -380,7 +382,7 @@ def selected_area(snap: Snapshot, birth: int | None) -> str:
     )
 
 
-def tail(events: Events, is_tracing: bool = True) -> str:
+def tail(events: Events, is_tracing: bool = True, moment: str = "op") -> str:
     """Write the last events as text, the newest last; shown as text, never as markup.
 
     >>> from percpu_lab import Allocator
@@ -389,10 +391,11 @@ def tail(events: Events, is_tracing: bool = True) -> str:
     """
     if not is_tracing:
         return "tracing is off: no events"
+    heading = "by op" if moment == "op" else moment
     lines = aligned([str(event) for event in events])
     ops = [f"{event.op:,}" if event.op >= 0 else "boot" for event in events]
     shown = [f"{op:>9}  {line}" for op, line in zip(ops, lines, strict=True)]
-    return "\n".join(["   by op  the last events", *shown]) if shown else "no events yet"
+    return "\n".join([f"{heading:>9}  the last events", *shown]) if shown else "no events yet"
 
 
 def plain_text() -> PreText:

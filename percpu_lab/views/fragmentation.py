@@ -83,7 +83,7 @@ class Fragmentation:
         _style.add_legend(upper, entries)
         points = upper.scatter("op", "free_bytes", source=self._total, size=5, fill_alpha=0, line_alpha=0)
         tips = [
-            ("op", "@op{0,0}"),
+            (self._shared.moment, "@op{0,0}"),
             *((words, f"@{name}{{0,0.0}} KiB") for name, words, _, _ in _style.LINES),
             ("external", "@external{0.0} %"),
         ]
@@ -117,7 +117,7 @@ class Fragmentation:
         )
         props = self._bytes.extend(0, max(most * 1.08, 1))
         hint = "" if ordinal is not None else BETWEEN + "click a chunk to add its lines"
-        props[self._status] = {"text": fragmentation_status(total, ordinal) + hint}
+        props[self._status] = {"text": fragmentation_status(total, ordinal, self._shared.moment) + hint}
         middle = {"x": sum(window) / 2, "y": sum(self._bytes.shown) / 2}
         props[self._empty] = {"visible": True, **middle} if len(total) < 2 else {"visible": False}
         props[self._time_axis] = {"axis_label": time_label(columns.annotations)}

@@ -108,9 +108,11 @@ class Shared:
 
     Args:
         window_ops: show only so many last ops; all that is known without it.
+        moment: what texts call a place on the time axis: "op" or "event".
     """
 
-    def __init__(self, *, window_ops: int | None = None) -> None:
+    def __init__(self, *, window_ops: int | None = None, moment: str = "op") -> None:
+        self.moment = moment
         self.time = FollowedRange(0, LEAST_OPS)
         self.window_ops = window_ops
         self.pointed = ColumnDataSource({name: [] for name in MARK_COLUMNS}, name="pointed")
@@ -209,9 +211,11 @@ def origin_columns(columns: Columns, birth: Ints) -> dict[str, Any]:
     }
 
 
-# what a hover says of an area's allocation: `origins` is the shared source, `areas` has the columns of origin_columns
+# what a hover says of an area's allocation: `moment` is "op" or "event", `origins` the shared source, `areas` has the
+# columns of origin_columns
 ORIGIN = """
-const since = (id, ago) => id < -1 ? "before the trace" : `by op ${id.toLocaleString("en")}, ${ago}`;
+const since = (id, ago) =>
+  id < -1 ? "before the trace" : `by ${moment} ${id.toLocaleString("en")}, ${ago} ${moment}s ago`;
 const origin = (i) => {
   const k = areas.data.origin === undefined ? -1 : areas.data.origin[i];
   if (k < 0) return "";

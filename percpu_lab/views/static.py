@@ -124,7 +124,7 @@ def picture(
         VIEWS[name].draw(parts, columns, chunk)
     for axes in figure.axes:
         _finish(axes, _TEXT[theme])
-    return Picture(figure, f"{', '.join(views)} at op {columns.snapshot.op:,}")
+    return Picture(figure, f"{', '.join(views)} at {_words.moment_word(columns.annotations)} {columns.snapshot.op:,}")
 
 
 def _parts(
@@ -199,7 +199,7 @@ def _rgba(palette: Sequence[str], codes: Any) -> Any:
 
 
 def _area_map(parts: Sequence[Any], columns: Columns, _chunk: int | None) -> None:
-    snap, (axes,) = columns.snapshot, parts
+    snap, (axes,), moment = columns.snapshot, parts, _words.moment_word(columns.annotations)
     nr_rows, nr_areas = len(snap.chunks), len(snap.areas)
     end_bytes = int(served_bytes(snap)[1].max(initial=0)) or snap.unit.unit_size
     axes.set(xlim=(0, end_bytes / KIB), ylim=(max(nr_rows, 1), 0), xlabel="offset in the unit (KiB)")
@@ -220,7 +220,7 @@ def _area_map(parts: Sequence[Any], columns: Columns, _chunk: int | None) -> Non
         axes,
         "Area map: every chunk's unit, byte by byte (all CPUs' units look alike)",
         _words.BETWEEN.join(
-            [_words.area_map_status(snap, nr_areas, nr_areas), *_words.notes_status(columns.annotations)]
+            [_words.area_map_status(snap, nr_areas, nr_areas, moment), *_words.notes_status(columns.annotations)]
         ),
         width=105,  # room for the headings of the columns on the right
     )
@@ -284,7 +284,8 @@ def _fragmentation(parts: Sequence[Any], columns: Columns, chunk: int | None) ->
     lower.set(ylabel="%", ylim=(0, 100), xlabel=_words.time_label(columns.annotations), xlim=_window(columns))
     upper.yaxis.set_major_formatter("{x:,.0f}")
     _show_ops(lower)
-    _heading(upper, "Fragmentation: free bytes over time, per CPU", _words.fragmentation_status(total, chunk))
+    status = _words.fragmentation_status(total, chunk, _words.moment_word(columns.annotations))
+    _heading(upper, "Fragmentation: free bytes over time, per CPU", status)
     _heading(lower, "External fragmentation: share of the free bytes outside the largest free area", "")
     if len(total) < 2:
         upper.text(0.5, 0.5, _words.NO_HISTORY_YET, transform=upper.transAxes, ha="center")
@@ -326,11 +327,11 @@ def _timeline(parts: Sequence[Any], columns: Columns, _chunk: int | None) -> Non
     shown = range(0, len(lives.bands), max(-(-nr_bands // _MAX_LABELS), 1))
     labels = [_words.band_label(int(lives.bands[band]), int(lives.span_bytes[band])) for band in shown]
     axes.set_yticks([*(band + 0.5 for band in shown), lane], [*labels, "failed"])
-    status = _words.timeline_status(lives, is_tracing=columns.is_tracing, is_picture=False)
+    is_tracing, moment = columns.is_tracing, _words.moment_word(columns.annotations)
+    status = _words.timeline_status(lives, is_tracing=is_tracing, is_picture=False, moment=moment)
     _heading(axes, _words.TIMELINE_TITLE, status)
-    axes.text(
-        0.5, 0.5, _words.nothing_happened(lives, is_tracing=columns.is_tracing), transform=axes.transAxes, ha="center"
-    )
+    nothing = _words.nothing_happened(lives, is_tracing=is_tracing, moment=moment)
+    axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center")
     free = _patch(_style.FREE, "free")
     freed = (free, _patch(_style.FREED, "freed since"))  # as it is seen: upon what is free
     _legend(axes, [_patch(_style.IN_USE, "in use now"), freed, free, *marks], 8)

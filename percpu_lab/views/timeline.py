@@ -132,7 +132,7 @@ class Timeline:
             look = {"marker": marker, "line_width": 2.5, "color": colour}
             glyph = plot.scatter("op", "y", source=self._marks[event], size="pixels", **look)
             entries.append((words[event], plot.scatter([np.nan], [np.nan], size=11, **look | {"line_width": 1.5})))
-            self._mark_tips.append(_mark_hover(glyph, event, words[event]))
+            self._mark_tips.append(_mark_hover(glyph, event, words[event], self._shared.moment))
         self._mark_tips.append(self._add_notes(plot))
         for colour, what in ((_style.NOTE, "marker"), (_style.FAILURE, "events lost")):
             entries.append((what, plot.scatter([np.nan], [np.nan], size=8, marker="inverted_triangle", color=colour)))
@@ -147,10 +147,11 @@ class Timeline:
             text_color=_style.LABEL_TEXT, background_fill_color={"field": "plate"}, border_radius=2,
             padding=2, text_baseline="bottom",
         )  # fmt: skip
-        return HoverTool(renderers=[glyph], tooltips=[("note", "@text"), ("before op", "@op{0,0}")])
+        return HoverTool(renderers=[glyph], tooltips=[("note", "@text"), (f"before {self._shared.moment}", "@op{0,0}")])
 
     def _hover(self, shared: Shared) -> HoverTool:
-        args = {"areas": self._areas, "bands": self._band_rows, "origins": shared.origins}
+        args: dict[str, Any] = {"areas": self._areas, "bands": self._band_rows, "origins": shared.origins}
+        args["moment"] = shared.moment
         return HoverTool(
             renderers=[self._quads],
             tooltips=[("area", "@id{area}"), ("place", "offset @off{0,0} in chunk @ordinal"),
@@ -197,10 +198,14 @@ class Timeline:
         props[self._now] = {"location": snap.op}
         props[self.figure.xaxis[0]] = {"axis_label": time_label(columns.annotations)}
         props |= {item: {"visible": columns.annotations is not None} for item in self._note_items}
-        nothing = nothing_happened(lives, is_tracing=columns.is_tracing)
+        nothing = nothing_happened(lives, is_tracing=columns.is_tracing, moment=self._shared.moment)
         marks_drawn = sum(len(sources[source]["op"]) for source in self._marks.values()) / max(len(lives.marks), 1)
         status = timeline_status(
-            lives, is_tracing=columns.is_tracing, is_picture=is_picture, marks_drawn=marks_drawn or 1
+            lives,
+            is_tracing=columns.is_tracing,
+            is_picture=is_picture,
+            marks_drawn=marks_drawn or 1,
+            moment=self._shared.moment,
         )
         props[self._status] = {"text": status}
         where = {"text": nothing, "x": sum(window) / 2, "y": nr_bands / 2}
@@ -285,10 +290,12 @@ def _plate(label: str | None, is_loss: bool) -> str:
     return _style.LOSS_LABEL if is_loss else _style.NOTE_LABEL
 
 
-def _mark_hover(glyph: Any, event: int, words: str) -> HoverTool:
+def _mark_hover(glyph: Any, event: int, words: str, moment: str) -> HoverTool:
     code = CustomJSHover(args={"reasons": list(L.REASONS)}, code="return reasons[value] || 'not told'")
     what = [("chunk", "@ordinal")] if event != L.EVENT_FAIL else [("size", "@size{0,0} bytes"), ("why", "@reason{why}")]
-    return HoverTool(renderers=[glyph], tooltips=[(words, "by op @op{0,0}"), *what], formatters={"@reason": code})
+    return HoverTool(
+        renderers=[glyph], tooltips=[(words, f"by {moment} @op{{0,0}}"), *what], formatters={"@reason": code}
+    )
 
 
 _OUTLINE = """
@@ -301,7 +308,7 @@ _LIFE = """
 const {id, death} = areas.data, i = special_vars.index;
 const n = (x) => x.toLocaleString("en");
 if (format === "area") return n(value);
-const from = id[i] < -1 ? "before the trace" : `op ${n(id[i])}`;
+const from = id[i] < -1 ? "before the trace" : `${moment} ${n(id[i])}`;
 return (death[i] < 0 ? `since ${from}, still in use`
-  : `${from} to ${n(death[i])}: ${n(death[i] - Math.max(id[i], 0))} ops`) + origin(i);
+  : `${from} to ${n(death[i])}: ${n(death[i] - Math.max(id[i], 0))} ${moment}s`) + origin(i);
 """

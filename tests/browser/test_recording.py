@@ -36,10 +36,10 @@ def board(open_notebook):
 
 
 def test_a_recording_is_shown_with_its_time_and_moves_by_the_slider(board):
-    board.wait_for(f"{SUMMARY}.startsWith('op 336  ·  3 CPUs, unit 512 KiB')")
+    board.wait_for(f"{SUMMARY}.startsWith('event 336  ·  3 CPUs, unit 512 KiB')")
     assert board.js(SUMMARY).split("\n")[0].endswith(" s")
     board.execute("board.seek(100)")
-    board.wait_for(f"{SUMMARY}.startsWith('op 100  ')")
+    board.wait_for(f"{SUMMARY}.startsWith('event 100  ')")
     board.poll(lambda: sum(board.ink(k) > 500 for k in range(board.nr_canvases)) >= 4, "four painted plots")
 
 
@@ -50,7 +50,7 @@ def test_a_hover_says_who_asked_for_an_area(board):
 
 
 def test_the_end_of_a_long_event_is_reached_by_scrolling(board):
-    board.wait_for(f"{SUMMARY}.startsWith('op 336  ')")
+    board.wait_for(f"{SUMMARY}.startsWith('event 336  ')")
     tail = "labFind((e) => e.tagName === 'PRE' && e.textContent.includes('the last events')).at(-1)"
     board.wait_for(f"{tail}.textContent.trimEnd().endsWith('GFP_KERNEL')")
     assert board.js(f"{tail}.getBoundingClientRect().right <= window.innerWidth")
