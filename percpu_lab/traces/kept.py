@@ -9,13 +9,16 @@ prints (mail quotes, foreign events, odd spacing) would still have to be kept li
 from __future__ import annotations
 
 import zlib
+from typing import ClassVar
+
+from ..rich import Rich
 
 __all__ = ["MAX_KEPT_BYTES", "KeptText"]
 
 MAX_KEPT_BYTES = 256 << 20  # compressed; about 2.5 GB of text
 
 
-class KeptText:
+class KeptText(Rich):
     """A text that grows at its end.
 
     >>> kept = KeptText()
@@ -28,6 +31,7 @@ class KeptText:
     """
 
     __slots__ = ("_blocks", "nr_bytes")
+    _shown: ClassVar = ("nr_bytes",)
 
     def __init__(self) -> None:
         self._blocks: list[bytes] = []
