@@ -11,7 +11,7 @@ recording = lab.open_trace({str(RECORDING)!r})
 board = lab.watch(recording)
 board
 """
-SUMMARY = """labModels().map(([, model]) => model.text).filter((text) => /^op [0-9,]+/.test(text ?? "")).at(-1)"""
+SUMMARY = """labModels().map(([, model]) => model.text).filter((text) => /^event [0-9,]+/.test(text ?? "")).at(-1)"""
 TOOLTIP = """(() => {
   const seen = [];
   const walk = (node) => {
