@@ -12,6 +12,7 @@ from golden_cases import BITMAP_CASES, recorded
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_traces import alloc, free
+from tiny_traces import trace as trace_of
 
 from percpu_lab.columns import IN_USE, RESERVED_ORDINAL, Snapshot, Unit
 from percpu_lab.core import layout as L
@@ -23,6 +24,7 @@ from percpu_lab.questions import consistency
 from percpu_lab.rebuild import BEFORE, CHUNK_DESTROYED, FREE_LOST, FREED, LIVE, NEVER, Rebuilt, Space
 from percpu_lab.rebuild.blocks import blocks
 from percpu_lab.rebuild.matching import match
+from percpu_lab.rebuild.space import damaged_rows
 from percpu_lab.runs import open_run
 from percpu_lab.stats import PercpuStats
 from percpu_lab.stats.values import labels
@@ -464,6 +466,18 @@ def test_reserved_areas_of_an_engine_stay_in_the_reserved_chunk(kernel: str) -> 
 
 
 # --- damage -----------------------------------------------------------------------------------
+
+
+def test_rows_that_no_kernel_writes_are_damaged() -> None:
+    lines = [alloc(64 * k, 60, float(k)) for k in range(8)]
+    lines[1] = lines[1].replace("align=8", "align=3")
+    lines[2] = lines[2].replace("align=8", "align=131072")
+    lines[3] = lines[3].replace("size=60", "size=0")
+    lines[4] = lines[4].replace("off=256", "off=260")
+    lines += [free(0, 8.0), free(65, 9.0)]
+    events = trace_of(*lines)
+    assert damaged_rows(events, None).tolist() == [1, 2, 3, 4, 9]
+    assert damaged_rows(events, Unit(65536, 8192, 0, 57344, {0: 0})).tolist() == [1, 2, 3, 4, 9]
 
 
 @pytest.mark.parametrize("geometry", [None, "s212992 r8192 d28672 u524288 cpus=4"])

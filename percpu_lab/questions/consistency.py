@@ -156,7 +156,7 @@ def _contradictions(whole: Subject) -> Iterator[Finding]:
 def _layout(whole: Subject) -> Iterator[Finding]:
     rows = whole.events("consistency").outside_rows
     if len(rows):
-        text = "areas that lie in no unit: the line is damaged; they were left out"
+        text = "areas that no kernel hands out: their lines are damaged; they were left out"
         yield Finding("damage", "outside", len(rows), None, whole.line(int(rows[0])), text)
     if whole.info is not None and whole.guess:
         yield Finding("damage", "another layout", 1, None, None, f"{whole.guess}: is it of another boot?")

@@ -29,14 +29,13 @@ from ..columns import (
 from ..core import layout as L
 from ..errors import GeometryError
 from ..events import Events
-from ..geometry.info import MAX_UNIT_SIZE
 from ..kernels import KernelVersion
 from ..rich import Rich, RichColumns
 from ..traces.early import with_columns
 from ..units import format_bytes
 from .holders import Holders, Names, holders, names_of
 from .log import check_fit, cuts, join
-from .space import Space, highest_end, is_outside
+from .space import Space, damaged_rows, highest_end
 from .tables import area_table, chunk_table, counters
 from .tiles import InUse, free_areas, tiled
 from .walk import NEVER, Walk
@@ -44,8 +43,6 @@ from .walk import NEVER, Walk
 if TYPE_CHECKING:
     from ..traces.recorded import RecordedTrace
     from ..traces.recording import Recording
-
-_DAMAGE_IS_RARE = 100  # one event in so many, at most
 
 __all__ = ["FreeSpace", "LostFrees", "Rebuilt"]
 
@@ -81,18 +78,6 @@ class FreeSpace(Rich):
     max_frag: int
 
 
-def _outside(events: Events, unit: Unit | None) -> Ints:
-    """Find the rows whose areas lie in no unit: of the geometry if they are few, else of any machine.
-
-    Many say that the geometry is another one, not that the file is damaged.
-    """
-    if unit is not None:
-        rows = np.flatnonzero(is_outside(events, unit.unit_size))
-        if len(rows) <= max(len(events) // _DAMAGE_IS_RARE, 1):
-            return rows
-    return np.flatnonzero(is_outside(events, MAX_UNIT_SIZE))
-
-
 def _without(events: RecordedTrace, rows: Ints) -> RecordedTrace:
     """Take rows for events that have no area."""
     if not len(rows):
@@ -115,7 +100,7 @@ class Rebuilt(Rich):
     (1, 2)
 
     Args:
-        recording: from open_trace. Rows whose area lies in no unit, being damaged, are left out: outside_rows.
+        recording: from open_trace. Rows of areas that no kernel hands out, being damaged, are left out: outside_rows.
     """
 
     trace: Events
@@ -123,10 +108,10 @@ class Rebuilt(Rich):
 
     def __init__(self, recording: Recording) -> None:
         unit = None if recording.geometry is None else Unit.of(recording.geometry.info)
-        self.outside_rows = _outside(recording.trace, unit)
+        self.outside_rows = damaged_rows(recording.trace, unit)
         trace = _without(recording.trace, self.outside_rows)
         early = recording.early
-        early = early if early is None else _without(early, _outside(early, unit))
+        early = early if early is None else _without(early, damaged_rows(early, unit))
         try:
             self._set_up(trace, unit, recording.kernel, early)
         except GeometryError as error:

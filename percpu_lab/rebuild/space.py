@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..columns import OUTSIDE, RESERVED, RESERVED_ORDINAL, STATIC, Unit
+from ..columns import OUTSIDE, RESERVED, RESERVED_ORDINAL, STATIC, Ints, Unit
 from ..core import layout as L
 from ..errors import GeometryError
 from ..events import Bools, Events
@@ -25,6 +25,10 @@ from ..geometry.info import MAX_UNIT_SIZE, PCPU_MIN_UNIT_SIZE
 from ..kernels import V6_12, KernelVersion
 from ..rich import Rich
 from ..units import PAGE_SIZE, format_bytes, round_up
+
+_DAMAGE_IS_RARE = 100  # one event in so many, at most
+_MAX_PAGE_SIZE = 1 << 16  # of any machine
+_LEAST_ALIGN = 2  # that any kernel gives
 
 Piece = tuple[int, int, int]  # offset, size, kind of area
 
@@ -109,6 +113,21 @@ def is_outside(events: Events, unit_size: int) -> Bools:
     """Tell which events are of areas that lie in no unit of a size in bytes."""
     ends_in = (events.off >= 0) & (events.size >= 0) & (events.off <= unit_size - events.size)
     return np.asarray((events.event <= L.EVENT_FREE) & ~ends_in, np.bool_)
+
+
+def damaged_rows(events: Events, unit: Unit | None) -> Ints:
+    """Find the rows of areas that no kernel hands out: their lines are damaged.
+
+    They lie in no unit: of the geometry if they are few, else of any machine, for many say that the geometry is another
+    one. Or they have no bytes, or are aligned to what is no power of two, or above a page, or are not so aligned.
+    """
+    outside = is_outside(events, MAX_UNIT_SIZE if unit is None else unit.unit_size)
+    if unit is not None and outside.sum() > max(len(events) // _DAMAGE_IS_RARE, 1):
+        outside = is_outside(events, MAX_UNIT_SIZE)
+    wrong_align = (events.align & (events.align - 1) != 0) | (events.align > _MAX_PAGE_SIZE)
+    wrong_size = (events.event == L.EVENT_ALLOC) & (events.size <= 0)
+    wrong_off = events.off & (np.maximum(events.align, _LEAST_ALIGN) - 1) != 0
+    return np.flatnonzero(outside | (events.event <= L.EVENT_FREE) & (wrong_align | wrong_size | wrong_off))
 
 
 def highest_end(events: Events) -> int:
