@@ -152,7 +152,7 @@ def add_status(plot: Plot) -> Title:
     """Add a line of text under the title, to be changed by frames."""
     # not empty: a title without text gets no room, and later text would lie over the plot
     status = Title(text="...", text_font_style="normal", text_font_size="12px", standoff=4)
-    status.update(**_text_above("12px", "11px", "10px", "9px"))
+    status.update(**_text_above("12px", "11px", "10px", "8.5px"))
     plot.add_layout(status, "above")
     return status
 
