@@ -248,6 +248,24 @@ def test_any_part_may_be_missing(folder: Path, name: str, gone: str) -> None:
     assert (len(recording.assumptions) > 1) == (gone == "geometry-from-stats")
 
 
+def test_the_one_file_with_percpu_events_is_the_trace_whatever_its_name(folder: Path) -> None:
+    for path in folder.glob("trace*"):
+        path.rename(path.with_name("mine-" + path.name))
+    others = sorted(path for path in folder.glob("mine-*"))[1:]
+    for path in others:
+        path.unlink()
+    recording = open_trace(folder)
+    assert len(recording.trace) == 336
+    assert [kind for kind in kinds(recording) if kind[1] == "name"] == [(path.name, "name") for path in folder.glob("mine-*")]
+
+
+def test_of_two_files_with_percpu_events_none_is_taken_for_the_trace(folder: Path) -> None:
+    for path in folder.glob("trace*"):
+        path.rename(path.with_name("mine-" + path.name))
+    with pytest.raises(TraceFormatError, match="no trace in this folder"):
+        open_trace(folder)
+
+
 def test_a_folder_without_a_trace_is_refused_with_what_there_is(folder: Path) -> None:
     for path in folder.glob("trace*"):
         path.unlink()

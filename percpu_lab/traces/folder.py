@@ -8,6 +8,7 @@
     stats/NNN-name.txt, snap/NNN-name.txt  readings of percpu_stats, and of meminfo and vmallocinfo
     meminfo.txt, vmallocinfo-pcpu.txt      the same, read at the end
     percpu_stats.txt                       readings whose moment is not known
+    anything else                          the trace, if no other file has percpu events
     case.json, stats.txt, printk.txt       of a simulated run: the machine, readings, the log
 
 Each may end in .gz, and each may be missing. What cannot be read is listed, and the rest is used.
@@ -31,6 +32,7 @@ __all__ = ["Folder", "NumberedFile", "Remark"]
 #: a larger file beside the trace is refused: it is something else
 TEXT_LIMIT_BYTES = 64 * MIB
 _OTHER_TRACES = ("trace", "trace_pipe.txt", "trace-cmd-report.txt", "perf-script.txt", "trace.dat", "perf.data")
+_EVENT = re.compile(rb"percpu_(?:alloc|free)_percpu:")
 _NUMBERED = re.compile(r"(\d{1,9})-(.+?)\.txt(?:\.gz)?")
 
 
@@ -151,10 +153,20 @@ class Folder:
             TraceFormatError: there is none; says what there is instead.
         """
         hashed, plain = self.find("trace.txt"), self.find("trace-nohashptr.txt")
-        trace = hashed or plain or self.find(*_OTHER_TRACES)
+        trace = hashed or plain or self.find(*_OTHER_TRACES) or self._of_another_name()
         if trace is None:
             raise TraceFormatError("no trace in this folder", where=str(self.path), remedy=self._instead())
         return trace, plain if hashed else None
+
+    def _of_another_name(self) -> Path | None:
+        """Find the one file of the folder that begins like a trace, whatever it is called."""
+        early = self.find("percpu_early.txt")
+        files = [] if self.is_alone else [path for path in self.path.iterdir() if path.is_file() and path != early]
+        found = [path for path in files if _has_events(path)]
+        if len(found) != 1:
+            return None
+        self.remark(found[0], "name", "taken for the trace: no other file here has percpu events")
+        return found[0]
 
     def _instead(self) -> str:
         if (self.path / "stats").is_dir() and any(self.numbered("stats")):
@@ -164,6 +176,14 @@ class Folder:
             if texts:
                 return f"name a file, such as {texts[0].relative_to(self.path).as_posix()}"
         return "put the trace there as trace.txt or trace.txt.gz"
+
+
+def _has_events(path: Path) -> bool:
+    """Tell whether there are percpu events in the first MiB of a file."""
+    try:
+        return _EVENT.search(next(_blocks(path), b"")) is not None
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ from .source import Progress, Source
 
 __all__ = ["MAX_EVENTS", "read_golden_trace", "read_trace", "read_trace_text"]
 
-MAX_EVENTS = 5_000_000  # about 1 GB of columns
+MAX_EVENTS = 5_000_000  # 1 GB of columns; an answer over all of them takes 3
 _SIMULATED = "percpu_lab"  # the task in the texts of this program: their time is the number of the op
 
 
