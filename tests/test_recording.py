@@ -254,9 +254,10 @@ def test_the_one_file_with_percpu_events_is_the_trace_whatever_its_name(folder: 
     others = sorted(path for path in folder.glob("mine-*"))[1:]
     for path in others:
         path.unlink()
+    (trace,) = folder.glob("mine-*")
     recording = open_trace(folder)
     assert len(recording.trace) == 336
-    assert [kind for kind in kinds(recording) if kind[1] == "name"] == [(path.name, "name") for path in folder.glob("mine-*")]
+    assert [kind for kind in kinds(recording) if kind[1] == "name"] == [(trace.name, "name")]
 
 
 def test_of_two_files_with_percpu_events_none_is_taken_for_the_trace(folder: Path) -> None:

@@ -46,12 +46,14 @@ class Slots(Answer):
     """The chunks in the order of percpu_stats: the reserved one, then slot by slot, head to tail.
 
     Args:
-        moment: row of the trace, or op of the run.
+        moment: row of the trace, or ops done.
+        is_run: whether it counts ops.
         nr_empty_pop_pages: what the allocator counts of empty populated pages.
         is_balance_pending: balance work waits to run.
     """
 
     moment: int
+    is_run: bool
     nr_empty_pop_pages: int
     is_balance_pending: bool
 
@@ -61,7 +63,8 @@ class Slots(Answer):
         pages = count(self.nr_empty_pop_pages, "empty populated page")
         pending = "balance work pending" if self.is_balance_pending else "no balance work pending"
         nr_slots = len({row.slot for row in plain})
-        return f"{count(len(plain), 'chunk')} in {count(nr_slots, 'slot')} at {self.moment:,}, {pages}, {pending}"
+        when = f"after {count(self.moment, 'op')}" if self.is_run else f"at row {self.moment:,}"
+        return f"{count(len(plain), 'chunk')} in {count(nr_slots, 'slot')} {when}, {pages}, {pending}"
 
 
 def slots(subject: Any, *, at: At = None) -> Slots:
@@ -69,7 +72,7 @@ def slots(subject: Any, *, at: At = None) -> Slots:
 
     >>> from percpu_lab.allocator import Allocator
     >>> print(slots(Allocator(engine="v6.12-bitmap")).headline())
-    1 chunk in 1 slot at 0, 7 empty populated pages, no balance work pending
+    1 chunk in 1 slot after 0 ops, 7 empty populated pages, no balance work pending
 
     Args:
         subject: an Allocator, a Review, or a Recording, which is reviewed first.
@@ -94,7 +97,7 @@ def slots(subject: Any, *, at: At = None) -> Slots:
     )
     totals = snap.totals
     return Slots(
-        rows=rows, moment=snap.op if whole.engine is not None else whole.moment(at),
+        rows=rows, moment=snap.op if whole.engine is not None else whole.moment(at), is_run=whole.engine is not None,
         nr_empty_pop_pages=totals.nr_empty_pop_pages, is_balance_pending=bool(totals.balance_pending),
         **_notes(whole, at),
     )  # fmt: skip
