@@ -33,7 +33,7 @@ from .request import pcpu_schedule_balance_work, room
 
 # --- rows of the tape; the event codes of layout.py, then what leaves no event -------------
 (
-    ROW_IN_USE,  # [off, off + size) was in use before the recording
+    ROW_IN_USE,  # [off, off + size) was in use, whatever the model has there
     ROW_POPULATE,  # the pages of [off, off + size) had been populated
     ROW_DEPOPULATE,  # the empty ones of them had been given back
     ROW_PARK,  # the chunk had been put into slot 0
@@ -44,8 +44,9 @@ from .request import pcpu_schedule_balance_work, room
     ROW_EXTEND,  # area map: the map of the chunk had been made longer
     ROW_SHORTEN,  # area map: it had not been made longer
     ROW_HEAD,  # the chunk stood at the head of its list
+    ROW_FREED,  # what lies in [off, off + size) had been freed
     ROW_BOOT,  # an event of the boot, which is done already
-) = range(L.NR_EVENTS, L.NR_EVENTS + 12)
+) = range(L.NR_EVENTS, L.NR_EVENTS + 13)
 (
     TAPE_EVENT,
     TAPE_CHUNK,  # number of the recorded chunk
@@ -352,9 +353,23 @@ def step_silent(rules, s, events, n, row, found, handles, reg):
         return REPLAY_NO_CHUNK
     elif kind == ROW_POPULATE:
         populate_pages(s, c, off >> PAGE_SHIFT, page_end(off, size))
+    elif kind == ROW_FREED:
+        free_areas(rules, s, c, off, size)
+    elif kind == ROW_IN_USE and not rules.is_served(s, c, off, size):
+        return REPLAY_NO_CHUNK
     else:
         rules.silent(s, kind, c, off, size)
     return REPLAY_OK
+
+
+@shared
+def free_areas(rules, s, c, off, size):
+    if rules.is_served(s, c, off, size):
+        if rules.begins_area(s, c, off):
+            rules.free(s, c, off)
+        spin_lock(s)
+        rules.clear(s, c, off, size)
+        spin_unlock(s)
 
 
 @shared

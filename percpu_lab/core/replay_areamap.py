@@ -219,6 +219,13 @@ def area_at(s, c, off):
     return low
 
 
+@kernel
+def free_end(s, c, off):
+    """Find where the free stretch ends that byte `off` lies in; `off` if it is in use."""
+    at = s.chunk[c + L.MAP] + area_at(s, c, off)
+    return s.map[at + 1] & ~1 if s.map[at] & 1 == 0 else off
+
+
 @cold
 def clear(s, c, off, size):
     count = 0
@@ -294,6 +301,7 @@ def silent(s, kind, c, off, size):
         return
     spin_lock(s)
     if kind == R.ROW_IN_USE:
+        clear(s, c, off, size)
         carve(s, c, off, size)
     elif kind == R.ROW_EXTEND:
         set_map_alloc(s, c, PCPU_ATOMIC_MAP_MARGIN_HIGH)

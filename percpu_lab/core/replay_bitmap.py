@@ -129,6 +129,13 @@ def end_alloc(s, c, off, size):
         pcpu_schedule_balance_work(s)
 
 
+@kernel
+def free_end(s, c, off):
+    """Find where the free stretch ends that byte `off` lies in; `off` if it is in use."""
+    end = ((s.chunk[c + L.NR_PAGES] << PAGE_SHIFT) - s.chunk[c + L.END_OFFSET]) >> PCPU_MIN_ALLOC_SHIFT
+    return find_next_bit(s.map, s.chunk[c + L.MAP], end, off >> PCPU_MIN_ALLOC_SHIFT) << PCPU_MIN_ALLOC_SHIFT
+
+
 @cold
 def clear(s, c, off, size):
     count = 0
@@ -188,8 +195,9 @@ def silent(s, kind, c, off, size):
 
 @kernel
 def set_in_use(s, c, off, size):
-    """Take [off, off + size), which is free, out of use: somebody had it before the recording began."""
+    """Take [off, off + size) out of use: somebody had it, and no event told."""
     spin_lock(s)
+    clear(s, c, off, size)
     pcpu_alloc_area(s, c, size >> PCPU_MIN_ALLOC_SHIFT, 1, off >> PCPU_MIN_ALLOC_SHIFT)
     spin_unlock(s)
     R.populate_pages(s, c, off >> PAGE_SHIFT, R.page_end(off, size))

@@ -6,6 +6,7 @@ order is searched in which the algorithm does decide this: search.py says how.
 
     tape       the recording laid out for the replay            result     verdicts, readings compared, any moment
     start      what was in use when it began                    failures   why requests failed, chunks foreseen or not
+    hindsight  what lost events must have done
     machine    engine and tape: run, look ahead, go back        checks     percpu_stats and meminfo, field by field
     search     the order of decisions                           explain    one decision opened
     allocators what differs between them: areamap, bitmap
@@ -28,6 +29,7 @@ from .causes import CAUSES
 from .checks import Check, Difference
 from .explain import Explanation, Tried
 from .failures import ChunkVerdict, Failure
+from .hindsight import gaps_of, lost_events
 from .machine import Machine
 from .result import Decisions, Review
 from .search import Search
@@ -73,13 +75,16 @@ def review(
         return Review(recording, None, problem)
     assert recording.geometry is not None
     tape = Tape.of(recording, recording.geometry, until)
+    gaps = gaps_of(tape, recording.trace.losses)
+    tape.first_loss = min([tape.first_loss, *(gap.first for gap in gaps)])
+    lost = lost_events(tape, gaps)
     kernel = (recording.kernel or recording.geometry.kernel).replayed_by
     assert kernel is not None
     try:
         machine = Machine(recording.geometry, tape, kernel, jit)
     except GeometryError as error:
         return Review(recording, None, str(error))
-    search = Search(machine, tape.nr_rows)
+    search = Search(machine, tape.nr_rows, lost)
     search.run(progress)
     return Review(recording, search)
 

@@ -159,6 +159,10 @@ class Machine:
         self._script: Any = memoryview(self.script) if self._is_plain else self.script
         self._hits_as_run: Any = memoryview(self._hits) if self._is_plain else self._hits
 
+    def free_end(self, chunk: int, off: int) -> int:
+        """Find where the free stretch of a chunk ends that an offset lies in; the offset itself if it is in use."""
+        return int(self.allocator.REPLAY.free_end(self.engine.plain_state(), int(self.handles[chunk]), off))
+
     def change_over(self) -> None:
         """Change to the compiled functions as soon as they are there."""
         if self._is_plain and self._policy != "off":

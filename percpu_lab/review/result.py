@@ -2,7 +2,7 @@
 
 verdict     EXACT       the place is what the algorithm decides there and then
             REORDERED   it is, once rows are in the order they were decided in (or work ran when it did)
-            LEARNED     it is, once space that was in use since before the recording is known
+            LEARNED     it is, once space is known that was in use since before the recording, or what lost events did
             FORCED      not explained: the place was taken as recorded; `cause` says what spoke against it
 """
 

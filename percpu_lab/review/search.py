@@ -3,9 +3,11 @@
 A free is recorded under the lock, an allocation later: behind the lock, and behind the population of its pages. So the
 order of the file is not the order of the decisions. Where the model disagrees with a row, these are tried in turn:
 
-    learn       the place that was passed over was in use since before the recording, or since events were lost
+    learn       the place that was passed over is handed out by no later row, and may have been in use all along; or what
+                the model has in the place that was used must have been freed
     earlier     the row was decided earlier, but after its task's row before
     later       up to six later rows of other tasks were decided before it
+    learn       the place that was passed over may have been in use since before the recording, or since events were lost
     balance     the balance work ran now, or ran later than the model has it
     populated   an atomic request: the pages of its place had been populated, or those passed over had not
     parked      the chunk that was passed over had been parked in slot 0
@@ -20,14 +22,15 @@ fails leaves no trace.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..core import layout as L
 from ..core import replay as R
-from .causes import BALANCE, EARLIER, FORCED, LATER, LEARNED
+from .causes import BALANCE, EARLIER, EXACT, FORCED, LATER, LEARNED
+from .hindsight import Lost
 from .machine import Machine, Snapshot
 from .tape import NO_TASK
 
@@ -64,10 +67,13 @@ class Search:
     Args:
         machine: at its start.
         end: row to stop before.
+        lost: what lost events must have done, in the order of the rows they are put before.
     """
 
-    def __init__(self, machine: Machine, end: int) -> None:
+    def __init__(self, machine: Machine, end: int, lost: Sequence[Lost] = ()) -> None:
         self.machine = machine
+        self._lost = lost
+        self._told_of_free = {one.before for one in lost if one.kind == R.ROW_FREED}  # rows whose own place tells of it
         self.tape = machine.tape
         self.end = end
         self.cause = np.zeros(len(self.tape.marks), np.int8)
@@ -85,10 +91,11 @@ class Search:
     def run(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Follow the tape to its end."""
         machine = self.machine
-        row = 0
+        row, done = 0, 0
         while row < self.end:
             machine.change_over()
-            stop = min(row + _SLICE, self.end)
+            done = self._put_lost(row, done)
+            stop = min(row + _SLICE, self.end, self._lost[done].at if done < len(self._lost) else self.end)
             row = machine.forward(row, stop)
             if machine.status != R.REPLAY_OK:
                 self._resolve(row)
@@ -97,6 +104,17 @@ class Search:
                 self._keep_snapshot()
             if progress is not None:
                 progress(row, self.end)
+
+        told = [row for row in self._told_of_free if row < self.end and self.cause[row] == EXACT]
+        self.cause[told] = LEARNED
+
+    def _put_lost(self, row: int, done: int) -> int:
+        """Do what lost events did before a row -> how many of all are done."""
+        while done < len(self._lost) and self._lost[done].at <= row:
+            one = self._lost[done]
+            self._silent(one.kind, one.chunk, one.off, -1 if one.kind == L.EVENT_CREATE else one.size)
+            done += 1
+        return done
 
     def _keep_snapshot(self) -> None:
         snapshots, machine = self._snapshots, self.machine
@@ -122,7 +140,8 @@ class Search:
         if row - self._last_forced > _IN_STEP:
             self._in_a_row = 0
         saved = self._save(row)
-        attempts = (self._learn, self._earlier, self._later, self._balance_now, self._balance_later, self._mend)
+        attempts = (self._learn, self._learn_free, self._earlier, self._later, self._learn_place, self._balance_now,
+                    self._balance_later, self._mend)  # fmt: skip
         for attempt in attempts if machine.status != R.REPLAY_NO_CHUNK else ():
             cause = attempt(row)
             if cause:
@@ -146,9 +165,35 @@ class Search:
     # --- attempts: each gives the cause, or 0 ----------------------------------------------
 
     def _learn(self, row: int) -> int:
-        """Take out of use what was passed over, if it is never handed out, or if events were lost before."""
+        """Take out of use what was passed over, if it is never handed out, or a lost event had handed it out."""
+        return self._take_out(row, self._unknown_place)
+
+    def _learn_place(self, row: int) -> int:
+        """Take out of use what was passed over, if it may have been in use until it was handed out."""
+        return self._take_out(row, self._any_unknown_place)
+
+    def _take_out(self, row: int, find: Callable[[int], tuple[int, int, int, int] | None]) -> int:
         for _ in range(_MOST_MENDED):
-            place = self._unknown_place(row)
+            place = find(row)
+            if place is None or not self._silent(*place):
+                return 0
+            if self._agrees_now(row):
+                return LEARNED
+        return 0
+
+    def _learn_free(self, row: int) -> int:
+        """Free what the model has in the place that was used: its free was lost, or it was learned and is over."""
+        machine = self.machine
+        kind, chunk, off, size = self.tape.events[:4, row].tolist()
+        may_be = row in self._told_of_free or self._is_unknown(row, chunk)
+        if kind != L.EVENT_ALLOC or not may_be or machine.free_end(chunk, off) >= off + size:
+            return 0
+        for _ in range(_MOST_MENDED):
+            if not self._silent(R.ROW_FREED, chunk, off, size):
+                return 0
+            if self._agrees_now(row):
+                return LEARNED
+            place = self._any_unknown_place(row)
             if place is None or not self._silent(*place):
                 return 0
             if self._agrees_now(row):
@@ -220,22 +265,58 @@ class Search:
         row = self.tape.add(kind, chunk, off, size)
         return row >= 0 and self.machine.run_rows([row])
 
-    def _unknown_place(self, row: int) -> tuple[int, int, int, int] | None:
-        """Find what may have been in use of the place that the model wants."""
+    def _wanted_place(self, row: int) -> tuple[int, int, int] | None:
+        """Give the place that the model wants for a row, and something may be unknown of -> chunk, offset, end."""
         machine, tape = self.machine, self.tape
         if tape.events[R.TAPE_EVENT, row] != L.EVENT_ALLOC or machine.status != R.REPLAY_OTHER_PLACE:
             return None
         chunk, off = self.recorded_chunk(int(machine.reg[R.REG_CHUNK])), int(machine.reg[R.REG_OFF])
-        if chunk < 0:
+        return (chunk, off, off + int(tape.events[R.TAPE_SIZE, row])) if chunk >= 0 else None
+
+    def _unknown_place(self, row: int) -> tuple[int, int, int, int] | None:
+        """Find what must have been in use of the place that the model wants."""
+        wanted = self._wanted_place(row)
+        if wanted is None:
             return None
-        size = int(tape.events[R.TAPE_SIZE, row])
-        if row >= tape.first_loss:
-            return R.ROW_IN_USE, chunk, off, size
-        start = machine.starts.get(chunk)
-        if start is None or tape.is_known_at_start(chunk):
+        chunk, off, end = wanted
+        for one in self._lost:
+            is_now = one.kind == R.ROW_IN_USE and one.chunk == chunk and one.after < row < one.at
+            if is_now and one.off < end and off < one.off + one.size:
+                return R.ROW_IN_USE, chunk, one.off, one.size
+        if not self._is_unknown(row, chunk):
             return None
-        unknown = start.unknown(off, size)
-        return (R.ROW_IN_USE, chunk, unknown, start.granule) if unknown >= 0 else None
+        found = self._never_given(chunk, off, end, row if row >= self.tape.first_loss else 0)
+        return None if found is None else (R.ROW_IN_USE, chunk, *found)
+
+    def _any_unknown_place(self, row: int) -> tuple[int, int, int, int] | None:
+        """Find what may have been in use of the place that the model wants: all of it at worst."""
+        wanted, found = self._wanted_place(row), self._unknown_place(row)
+        if found is not None or wanted is None or not self._is_unknown(row, wanted[0]):
+            return found
+        chunk, off, end = wanted
+        may_be = row >= self.tape.first_loss or self.machine.starts[chunk].is_unknown(off, end, row)
+        return (R.ROW_IN_USE, chunk, off, end - off) if may_be else None
+
+    def _is_unknown(self, row: int, chunk: int) -> bool:
+        """Tell whether something may be in use in a chunk, or not, that no event told of."""
+        tape = self.tape
+        return row >= tape.first_loss or (chunk in self.machine.starts and not tape.is_known_at_start(chunk))
+
+    def _never_given(self, chunk: int, off: int, end: int, since: int) -> tuple[int, int] | None:
+        """Find the first stretch of a place that no row from one on hands out, as far as it is free -> offset, size."""
+        machine, tape = self.machine, self.tape
+        kind, number, at, size = tape.events[:4, since : tape.nr_rows]
+        limit = machine.free_end(chunk, off)
+        given = (kind == L.EVENT_ALLOC) & (number == chunk) & (at < limit) & (at + size > off)
+        starts, ends = at[given], (at + size)[given]
+        for place in sorted(zip(starts.tolist(), ends.tolist(), strict=True)):
+            if place[0] > off:
+                break
+            off = max(off, place[1])
+        if off >= end:
+            return None
+        behind = starts[starts > off]
+        return off, min(limit, int(behind.min(initial=limit))) - off
 
     def _agrees_now(self, row: int) -> bool:
         return self.machine.run_rows([row])

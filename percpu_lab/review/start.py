@@ -44,10 +44,9 @@ class ChunkStart:
     limit: int
     in_use: tuple[tuple[int, int], ...]
 
-    def unknown(self, off: int, size: int) -> int:
-        """Find the first byte of a place that is never handed out; -1 if all of it is."""
-        found = np.flatnonzero(self.given[off // self.granule : (off + size) // self.granule] == NEVER)
-        return off + int(found[0]) * self.granule if len(found) else -1
+    def is_unknown(self, off: int, end: int, row: int) -> bool:
+        """Tell whether some of [off, end) was not handed out up to a row: it may have been in use until then."""
+        return bool((self.given[off // self.granule : -(-end // self.granule)] > row).any())
 
 
 def chunk_starts(tape: Tape, nr_bytes: int) -> Iterator[ChunkStart]:

@@ -255,7 +255,7 @@ class Tape:
         """Count the chunks that are there at once, at most."""
         kind = self.column(R.TAPE_EVENT)
         change = (kind == L.EVENT_CREATE).astype(np.int64) - (kind == L.EVENT_DESTROY)
-        return int((~self.is_created).sum() + change.cumsum().max(initial=0))
+        return int(self.nr_chunks - (kind == L.EVENT_CREATE).sum() + change.cumsum().max(initial=0))
 
 
 class _Ops:
