@@ -3,11 +3,11 @@
 A free is recorded under the lock, an allocation later: behind the lock, and behind the population of its pages. So the
 order of the file is not the order of the decisions. Where the model disagrees with a row, these are tried in turn:
 
-    learn       the place that was passed over is handed out by no later row, and may have been in use all along; or what
-                the model has in the place that was used must have been freed
+    learn       no later row hands out the place that was passed over, which may have been in use all along; or what the
+                model has in the place that was used must have been freed
     earlier     the row was decided earlier, but after its task's row before
     later       up to six later rows of other tasks were decided before it
-    learn       the place that was passed over may have been in use since before the recording, or since events were lost
+    learn       the place that was passed over may have been in use since before the recording, or since a loss
     balance     the balance work ran now, or ran later than the model has it
     populated   an atomic request: the pages of its place had been populated, or those passed over had not
     parked      the chunk that was passed over had been parked in slot 0
