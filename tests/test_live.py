@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import threading
 import weakref
@@ -487,6 +488,19 @@ def test_a_frame_that_nobody_comes_by_for_is_made_by_the_asking_thread():
     bench.version += 1
     visitors.pop()()  # too late: that frame is out
     assert bench.shown == [0, 1]
+
+
+@pytest.mark.parametrize(("cost", "rate"), [(0.0, 10), (0.010, 10), (0.020, 6.7)])
+def test_a_frame_that_comes_late_is_made_up_for_as_far_as_its_cost_allows(cost, rate):
+    visitors = []
+    bench = Bench(cost=cost, interval=0.1, visit=visitors.append)
+    late = itertools.cycle([0.01, 0.01, 0.09])
+    while bench.clock.time < 20:
+        bench.version += 1
+        bench.clock.time += bench.publisher.poll() if not visitors else next(late)
+        if visitors:
+            visitors.pop()()
+    assert len(bench.shown) / 20 == pytest.approx(rate, rel=0.05)
 
 
 def test_what_the_user_did_is_not_left_to_a_thread_that_may_never_come():

@@ -327,7 +327,7 @@ class Publisher:
         figure: where frames go, and who keeps the publisher; the thread ends when it is closed or garbage.
         produce: makes the frame of the newest state, or None if there is nothing to send.
         version: any value that changes when `produce` would make something new; must be cheap.
-        interval: shortest time between two frames in seconds.
+        interval: mean time between two frames in seconds; less only behind one that came late.
         visit: has a function called soon on the thread that changes the state, if one does: a frame made there does
             not take turns with it for the GIL.
         clock: the time.
@@ -447,7 +447,8 @@ class Publisher:
             self._sent_at = start
         # Processor time: waiting for the GIL or a lock costs the running cell nothing.
         cost = self._clock.cpu() - cpu_start
-        self._due_at = start + min(max(self._interval, COST_FACTOR * cost), MAX_DELAY_SECONDS)
+        late = min(start - self._due_at, self._interval)  # the next one makes up for it, as far as cost allows
+        self._due_at = start + min(max(self._interval - late, COST_FACTOR * cost), MAX_DELAY_SECONDS)
         if self._error is not None:
             self._error = None
             figure.show_error("")
