@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,15 +75,28 @@ def lost_events(tape: Tape, gaps: Sequence[Gap]) -> list[Lost]:
 
     The chunks whose creation was lost count as created from now on.
     """
+    if not gaps and _alternates(tape):
+        return []
     lost = [*_of_chunks(tape, gaps)]
     tape.is_created[[one.chunk for one in lost]] = True
     kind, number, off, size = tape.events[:4, : tape.nr_rows]
     rows = np.flatnonzero((kind <= L.EVENT_FREE) & (off >= 0) & (size >= 0))
-    for chunk in range(tape.nr_chunks):
-        own = rows[number[rows] == chunk]
-        if len(own):
-            lost += _Chunk(tape, chunk, gaps).lost(own.tolist())
+    rows = rows[np.argsort(number[rows], kind="stable")]
+    for own in np.split(rows, np.flatnonzero(np.diff(number[rows])) + 1) if len(rows) else ():
+        lost += _joined([*_Chunk(tape, int(number[own[0]]), gaps).lost(own.tolist())], tape, own)
     return sorted(lost, key=lambda one: (one.at, one.kind != L.EVENT_CREATE, one.kind != R.ROW_FREED))
+
+
+def _alternates(tape: Tape) -> bool:
+    """Tell whether at each offset areas are handed out and freed in turn, as they are where nothing was lost."""
+    kind, chunk, off = tape.events[:3, : tape.nr_rows]
+    rows = np.flatnonzero(kind <= L.EVENT_FREE)
+    rows = rows[np.lexsort((off[rows], chunk[rows]))]
+    same = (np.diff(chunk[rows]) == 0) & (np.diff(off[rows]) == 0)
+    twice = same & (np.diff(kind[rows]) == 0)
+    first = rows[~np.append(False, same)]
+    known = tape.is_created | np.array([tape.is_known_at_start(number) for number in range(tape.nr_chunks)], np.bool_)
+    return not twice.any() and not ((kind[first] == L.EVENT_FREE) & known[chunk[first]]).any()
 
 
 def _last_gap(gaps: Sequence[Gap], after: int, before: int) -> int:
@@ -132,9 +146,8 @@ class _Chunk:
     def lost(self, rows: list[int]) -> Iterator[Lost]:
         """Follow the rows of the chunk -> what was lost."""
         self._rows = rows
-        events = self._tape.events
-        for row in rows:
-            kind, off, size = (int(events[column, row]) for column in (R.TAPE_EVENT, R.TAPE_OFF, R.TAPE_SIZE))
+        kinds, _, offs, sizes = self._tape.events[:4, rows].tolist()
+        for row, kind, off, size in zip(rows, kinds, offs, sizes, strict=True):
             if kind == L.EVENT_ALLOC:
                 yield from self._hand_out(row, off, off + size)
             elif off in self._areas:
@@ -201,6 +214,19 @@ class _Chunk:
             for s, n in zip(start[is_near & (rows > row)], size[is_near & (rows > row)], strict=True)
         ]
         return _reach(off, end, later, self._tape.granule) - off
+
+
+def _joined(lost: list[Lost], tape: Tape, rows: np.ndarray) -> list[Lost]:
+    """Let areas of one gap reach up to the next one: allocations that follow each other lie side by side."""
+    in_use = sorted((one for one in lost if one.kind == R.ROW_IN_USE), key=lambda one: (one.at, one.off))
+    kind, _, off, size = tape.events[:4, rows]
+    joined = {}
+    for one, following in pairwise(in_use):
+        end = one.off + one.size
+        between = (kind == L.EVENT_ALLOC) & (off < following.off) & (off + size > end) & (rows < one.before)
+        if one.at == following.at and end < following.off <= one.off + PCPU_MIN_UNIT_SIZE and not between.any():
+            joined[one] = replace(one, size=following.off - one.off)
+    return [joined.get(one, one) for one in lost]
 
 
 def _reach(off: int, end: int, later: list[tuple[int, int]], granule: int) -> int:

@@ -43,6 +43,7 @@ _SHORT_REACH = 12  # the same while out of step
 _MOST_PLACES = 24  # places of one row that are verified
 _MOST_LATER = 6
 _MOST_MENDED = 8
+_MOST_LEARNED = 256  # stretches, which a burst of lost allocations leaves
 _STEPS, _STEPS_PER_ROW = 500_000, 40  # of all searches; recordings take up to 4 a row
 _OUT_OF_STEP = 20  # rows forced in a row
 _IN_STEP = 50  # rows that agree in a row
@@ -173,9 +174,12 @@ class Search:
         return self._take_out(row, self._any_unknown_place)
 
     def _take_out(self, row: int, find: Callable[[int], tuple[int, int, int, int] | None]) -> int:
-        for _ in range(_MOST_MENDED):
+        """Take out of use what `find` gives until the row agrees; in its own chunk all lower places count."""
+        nr_elsewhere = 0
+        for _ in range(_MOST_MENDED if self.is_out_of_step else _MOST_LEARNED):
             place = find(row)
-            if place is None or not self._silent(*place):
+            nr_elsewhere += place is not None and place[1] != self.tape.events[R.TAPE_CHUNK, row]
+            if place is None or nr_elsewhere > _MOST_MENDED or not self._silent(*place):
                 return 0
             if self._agrees_now(row):
                 return LEARNED
