@@ -148,7 +148,7 @@ def _other_order(search: Search, chunk: int, wanted: int) -> Mended | None:
     """Let the chunk that was used stand before the one that was passed over, if the order at the start is unknown."""
     machine = search.machine
     c, passed_over = int(machine.handles[chunk]), int(machine.handles[wanted]) if wanted >= 0 else 0
-    if search.tape.from_boot or not c or not passed_over or c == passed_over:
+    if (search.tape.from_boot and not search.is_behind_a_loss) or not c or not passed_over or c == passed_over:
         return None
     state = machine.engine.plain_state()
     if int(pcpu_chunk_slot(state, c)) != int(pcpu_chunk_slot(state, passed_over)):

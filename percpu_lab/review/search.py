@@ -131,6 +131,12 @@ class Search:
         return int(self.machine.reg[R.REG_RECLAIMED]) > 0
 
     @property
+    def is_behind_a_loss(self) -> bool:
+        """Tell whether events were lost before what is done last."""
+        done = self.machine.script[: self.machine.pos][-_SLICE:]
+        return bool(((done >= self.tape.first_loss) & (done < self.tape.nr_rows)).any())
+
+    @property
     def is_out_of_step(self) -> bool:
         """Tell whether so much was forced, or searched, that a long search is not worth it."""
         return self._in_a_row >= _OUT_OF_STEP or self.machine.steps > self._most_steps
