@@ -128,12 +128,23 @@ def test_a_case_tells_its_machine() -> None:
     assert done.recording.oddities == ()
 
 
-def test_a_damaged_case_json_is_told_and_the_log_serves(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ('{"kernel": 3', 1, "not JSON"),
+        ('{\n "kernel": 3}', 2, "kernel: "),
+        ('{\n "kernel": 3,\n "kernel": 4}', 3, "kernel: stands here a second time"),
+        ("\n[1]", 2, "not a JSON object"),
+        ("[" * 100_000, 1, "not JSON that a case could hold"),
+    ],
+)
+def test_a_damaged_case_json_is_told_and_the_log_serves(tmp_path: Path, text: str, line: int, what: str) -> None:
     folder = tmp_path / "case"
     shutil.copytree(named("fault_mem"), folder)
-    (folder / "case.json").write_text('{"kernel": 3')
+    (folder / "case.json").write_text(text)
     opened = open_trace(folder)
-    assert "case.json" in str(opened.oddities[0])
+    told = opened.oddities[0]
+    assert (told.file, told.line) == ("case.json", line) and told.text.startswith(what)
     assert (opened.kernel, opened.geometry is not None) == (V4_13, True)
 
 

@@ -12,15 +12,15 @@ An op is done when the next begins, so a reading at op 12 was made behind every 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from ..core import layout as L
 from ..errors import CaseError
 from ..geometry import Geometry
+from ..json_text import line_of, read_object
 from ..kernels import KERNEL_VERSIONS, KernelVersion
 from .folder import Folder
 from .recorded import RecordedTrace
@@ -33,6 +33,7 @@ _STATE = re.compile(r'^\{"op": ?(\d{1,18}),', re.MULTILINE)
 _REFUSED = re.compile(r"^(\d{1,18})\tWARN: illegal size", re.MULTILINE)
 _INDEX = re.compile(r"^-?\d{1,18}\t", re.MULTILINE)
 _BALANCE = "balance"
+_PLACE = re.compile(r"case\.json(?: line (?P<line>\d+))?(?:, (?P<key>.*))?", re.DOTALL)
 
 
 def geometry_of_case(folder: Folder) -> Geometry | None:
@@ -41,14 +42,13 @@ def geometry_of_case(folder: Folder) -> Geometry | None:
     if text is None:
         return None
     try:
-        document = json.loads(text)
-        if not isinstance(document, Mapping):
-            raise CaseError("not a JSON object", where="case.json")
+        document = read_object(text, "case.json")
         return Geometry.from_case(document, where="case.json")
     except CaseError as error:
-        folder.remark("case.json", "case", f"{error.what}; the case was left out")
-    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, brackets nested without end
-        folder.remark("case.json", "case", "not JSON that a case could hold; it was left out")
+        place = _PLACE.fullmatch(error.where)
+        key = (place["key"] if place else None) or ""
+        line = int(place["line"]) if place and place["line"] else line_of(text, key)
+        folder.remark("case.json", "case", f"{key}{': ' * bool(key)}{error.what}; the case was left out", line=line)
     return None
 
 
