@@ -122,7 +122,7 @@ class Trace:
         """
         point = tracepoint(name)
         words = []
-        if text is None or text.strip() in ("", "0"):
+        if text is None or str(text).strip() in ("", "0"):
             self._filters.pop(point.name, None)
         else:
             later = bool(self._engine.model.kernel.alloc_fields)

@@ -63,6 +63,7 @@ _FIELDS = {
 _SIGNED = ("off", "common_pid", "CPU")
 _TEXT_OPERATORS = ("==", "!=", "~")
 _TEXTS = ("call_site", "gfp_flags", "COMM")
+_ALIASES = {"cpu": "CPU", "comm": "COMM"}  # tracefs takes both
 _COLUMNS = {"common_pid": "pid", "CPU": "cpu", "COMM": "task"}  # where the column has another name
 # every event has these; of a simulated one they are always the same, as its text shows
 _COMMON: dict[str, int | str] = {"common_pid": 1, "CPU": 0, "COMM": "percpu_lab"}
@@ -238,6 +239,8 @@ class _Parser:
         self.names = [known.name for known in point.fields if later or not known.optional]
         self.text = text
         self.depth = 0
+        if not isinstance(text, str):
+            raise FilterError(f"{text!r:.80} is no text", where=f"filter of {point.name}", remedy='write "size > 64"')
         if len(text) > MAX_TEXT:
             raise self.error(MAX_TEXT, f"the filter is longer than {MAX_TEXT} characters", "shorten it")
         self._advance(0)
@@ -303,9 +306,10 @@ class _Parser:
         remedy = f"fields of {self.point.name}: {', '.join(self.names)}; of every event: {', '.join(_COMMON)}"
         if self.kind != "name":
             raise self.error(self.column, "a field is missing", remedy)
-        if self.token not in names:
+        if _ALIASES.get(self.token, self.token) not in names:
             raise self.error(self.column, f"field {self.token!r} not found", remedy)
-        return self._next()
+        token = self._next()
+        return _ALIASES.get(token, token)
 
     def _value(self, field: str) -> int:
         if not _NUMBER.fullmatch(self.token):

@@ -284,7 +284,7 @@ TRACEPOINTS: tuple[Tracepoint, ...] = tuple(
 _BY_NAME = {point.name: point for point in TRACEPOINTS}
 
 
-def tracepoint(name: str) -> Tracepoint:
+def tracepoint(name: object) -> Tracepoint:
     """Find a tracepoint by its name, with or without the `percpu:` of its system.
 
     >>> [f.name for f in tracepoint("percpu:percpu_free_percpu").fields]
@@ -293,10 +293,10 @@ def tracepoint(name: str) -> Tracepoint:
     Raises:
         RequestError: no such tracepoint; lists those there are.
     """
-    point = _BY_NAME.get(name.removeprefix("percpu:"))
+    point = _BY_NAME.get(name.removeprefix("percpu:")) if isinstance(name, str) else None
     if point is None:
         names = ", ".join(_BY_NAME)
-        raise RequestError(f"no tracepoint {name[:80]!r}", where="system percpu", remedy=f"choose from: {names}")
+        raise RequestError(f"no tracepoint {name!r:.80}", where="system percpu", remedy=f"choose from: {names}")
     return point
 
 

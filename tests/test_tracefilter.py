@@ -338,7 +338,7 @@ def test_unknown_tracepoint_is_refused() -> None:
         EventFilter.from_text("kmalloc", "size == 1")
 
 
-@given(st.text(alphabet="size off ptr&|!()<>=0123x\"~\n\u00e9", max_size=40))
+@given(st.text(alphabet='size off ptr&|!()<>=0123x"~\n\u00e9', max_size=40))
 def test_any_text_is_a_filter_or_a_clear_error(text: str) -> None:
     try:
         problem = ""
@@ -346,3 +346,18 @@ def test_any_text_is_a_filter_or_a_clear_error(text: str) -> None:
     except FilterError as error:
         problem = error.remedy.splitlines()[-1]
     assert problem.strip() in ("", "^")
+
+
+@pytest.mark.parametrize(("text", "same"), [("cpu == 0", "CPU == 0"), ('comm ~ "p*"', 'COMM ~ "p*"')])
+def test_common_fields_have_small_names_too(text: str, same: str) -> None:
+    assert EventFilter.from_text(ALLOC, text).root == EventFilter.from_text(ALLOC, same).root
+
+
+@pytest.mark.parametrize("value", [5, ["size > 1"], True])
+def test_filter_and_name_that_are_no_text_are_refused(value: Any) -> None:
+    trace = Allocator(jit="off").trace
+    with pytest.raises(FilterError, match="is no text"):
+        trace.set_filter(ALLOC, value)
+    with pytest.raises(RequestError, match="no tracepoint"):
+        trace.enable(value)
+    assert trace.filters == {}
