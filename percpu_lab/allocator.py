@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from .core import layout as L
 from .engine import Engine
-from .errors import ForeignPointerError, HookError, RequestError
+from .errors import ForeignPointerError, GeometryError, HookError, RequestError
 from .geometry import AllocInfo, Geometry, preset
 from .geometry.info import shown
 from .gfp import GFP_KERNEL, is_atomic
@@ -148,7 +148,7 @@ class Allocator:
         name: shown in titles.
 
     Raises:
-        GeometryError: the kernel would refuse to boot with this geometry.
+        GeometryError: no geometry, or the kernel would refuse to boot with it.
         RequestError: there is no engine of this kernel, or `trace_events` is no size of a ring.
     """
 
@@ -327,17 +327,21 @@ class Allocator:
         """Give the address of one CPU's copy, and the memory there (per_cpu_ptr; spec section 10).
 
         Raises:
-            RequestError: NULL, or the CPU is not possible.
+            RequestError: NULL, no pointer of alloc_percpu, or the CPU is not possible.
             ForeignPointerError: another allocator's pointer.
         """
         if not ptr:
             raise RequestError("NULL has no copies", where="per_cpu_ptr", remedy="check the pointer before you use it")
+        if not isinstance(ptr, PercpuPtr):
+            remedy = "give what alloc_percpu returned: a number does not say how long the area is"
+            raise RequestError(f"{shown(ptr)} is no percpu pointer", where="per_cpu_ptr", remedy=remedy)
         if ptr.owner is not self:
             raise ForeignPointerError(
                 f"this pointer belongs to {ptr.owner.name!r}", where=f"per_cpu_ptr({ptr})", remedy="ask it there"
             )
         info, addresses = self.geometry.info, self.geometry.addresses
-        offset = info.unit_offset[self._checked_cpu(cpu)]
+        cpu = self._checked_cpu(cpu)
+        offset = info.unit_offset[cpu]
         bias = self.engine.scalar(L.PTR_BIAS)
         return PerCpuAddress(ptr, cpu, (ptr.value - bias + addresses.first_chunk + offset) & (1 << 64) - 1)
 
@@ -346,13 +350,14 @@ class Allocator:
         return self.per_cpu_ptr(ptr, self._current_cpu)
 
     def _checked_cpu(self, cpu: int) -> int:
-        if cpu not in self.geometry.info.unit_offset:
+        number = None if isinstance(cpu, bool) or not hasattr(cpu, "__index__") else operator.index(cpu)
+        if number is None or number not in self.geometry.info.unit_offset:
             raise RequestError(
-                f"CPU {cpu!r} is not possible",
+                f"CPU {shown(cpu)} is not possible",
                 where="cpu",
                 remedy=f"choose from {list(self.geometry.info.possible_cpus)}",
             )
-        return cpu
+        return number
 
     # --- reading --------------------------------------------------------------------
 
@@ -397,6 +402,11 @@ class Allocator:
         """Every chunk as it stands now, in the order of percpu_stats."""
         return self.state().chunks
 
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        """Refuse to be copied or pickled: two faces of one machine would each miss what the other does."""
+        remedy = "run the same ops on an Allocator of the same geometry; state() and stats() can be copied and pickled"
+        raise RequestError("an Allocator is one machine, not a value", where="copy, pickle", remedy=remedy)
+
     def __repr__(self) -> str:
         return f"<Allocator {self.name!r}: {self._summary()}>"
 
@@ -430,7 +440,12 @@ def _chunk_cells(chunk: Chunk) -> tuple[str, ...]:
 def _as_geometry(geometry: Geometry | AllocInfo | str) -> Geometry:
     if isinstance(geometry, AllocInfo):
         return Geometry.from_info(geometry)
-    return preset(geometry) if isinstance(geometry, str) else geometry
+    if isinstance(geometry, str):
+        return preset(geometry)
+    if not isinstance(geometry, Geometry):
+        remedy = "give a Geometry, an AllocInfo, or the name of a preset"
+        raise GeometryError(f"{shown(geometry)} is no machine", where="geometry", remedy=remedy)
+    return geometry
 
 
 def _checked_ring(value: object) -> int:

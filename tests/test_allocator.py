@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -56,8 +58,8 @@ def nothing_changes(*allocators: Allocator) -> Iterator[None]:
     yield
     for a, copies in zip(allocators, before, strict=True):
         copies[0][L.STATUS] = a.engine.scalar(L.STATUS)
-        for array, copy in zip(a.engine.arrays(), copies, strict=True):
-            assert np.array_equal(array, copy)
+        for array, saved in zip(a.engine.arrays(), copies, strict=True):
+            assert np.array_equal(array, saved)
         validate_engine(a.engine)
 
 
@@ -519,3 +521,37 @@ def test_ring_holds_as_many_events_as_asked_for_and_counts_the_rest(jit: str) ->
     assert a.trace.overrun == a.trace.entries_written - 128
     assert batch.seq[-1] + 1 == a.trace.entries_written
     assert np.all(np.diff(batch.op) >= 0)
+
+
+@pytest.mark.parametrize("cpu", [True, 1.0, "1", None, [1], -1, 9])
+def test_what_is_no_possible_cpu_is_refused(a: Allocator, cpu: Any) -> None:
+    p = a.alloc_percpu(8)
+    with pytest.raises(RequestError, match="is not possible; choose from"):
+        a.per_cpu_ptr(p, cpu)
+    with pytest.raises(RequestError, match="is not possible; choose from"), a.on_cpu(cpu):
+        pass
+
+
+def test_number_of_numpy_names_a_cpu(a: Allocator) -> None:
+    one = a.per_cpu_ptr(a.alloc_percpu(8), np.int64(1))  # type: ignore[arg-type]
+    assert (one.cpu, type(one.cpu)) == (1, int)
+
+
+@pytest.mark.parametrize("value", [5, "p", 1.5])
+def test_what_is_no_percpu_pointer_has_no_copies(a: Allocator, value: Any) -> None:
+    with pytest.raises(RequestError, match="is no percpu pointer; give what alloc_percpu returned"):
+        a.per_cpu_ptr(value, 0)
+
+
+@pytest.mark.parametrize("geometry", [None, 5, [1]])
+def test_what_is_no_geometry_is_refused(geometry: Any) -> None:
+    with pytest.raises(GeometryError, match="is no machine; give a Geometry, an AllocInfo, or the name of a preset"):
+        Allocator(geometry)
+
+
+@pytest.mark.parametrize("repeat", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_allocator_is_no_value_but_what_is_read_of_it_is(a: Allocator, repeat: Callable[[Any], Any]) -> None:
+    a.alloc_percpu(8)
+    with pytest.raises(RequestError, match="is one machine, not a value"):
+        repeat(a)
+    assert repeat(a.stats()) and repeat(a.state())

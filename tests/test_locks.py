@@ -155,8 +155,8 @@ def test_entry_point_that_finds_its_lock_held_would_hang_a_kernel(
         engine._policy = "wait"
         engine._change_over()
     engine.g[L.BALANCE_PENDING] = 1
-    set_locks(engine, {held})
     counters_before, now = read_stats(engine).global_stats, engine.now
+    set_locks(engine, {held})
     with pytest.raises(LockdepError, match=held):
         action(engine)
     set_locks(engine, set())
@@ -342,3 +342,14 @@ def test_bitmap_has_functions_of_its_own() -> None:
         _ = a.kernel_functions.pcpu_need_to_extend
     with pytest.raises(LockdepError):
         a.kernel_functions.pcpu_free_area(a.chunks[-1], 0)
+
+
+def test_percpu_stats_takes_the_lock_itself(a: Allocator) -> None:
+    def read_under_lock() -> None:
+        with a.kernel_functions.holding(LOCK):
+            a.stats()
+
+    with nothing_changes(a.engine), pytest.raises(LockdepError, match=r"^percpu_stats_show: pcpu_lock must not be"):
+        read_under_lock()
+    with a.kernel_functions.holding(MUTEX):
+        assert a.stats().global_stats.nr_cur_alloc == 3

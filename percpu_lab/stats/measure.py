@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..core import layout as L
-from ..errors import LabError
+from ..errors import LabError, LockdepError
 from ..models import AnyChunkState, BitmapChunkState
 from .values import AllocInfoStats, ChunkKind, ChunkStats, ChunkStatsV6, GlobalStats, PercpuStats, labels, types_of
 
@@ -114,13 +114,17 @@ def read_stats(engine: Engine) -> PercpuStats:
 
     Raises:
         LabError: the engine was made without statistics.
+        LockdepError: pcpu_lock is held.
 
-    Source: percpu_stats_show.
+    Source: percpu_stats_show, which takes the lock for the walk.
     """
     with engine.lock:
         if not engine.scalar(L.STATS_ON):
             what = "this allocator keeps no statistics (CONFIG_PERCPU_STATS=n)"
             raise LabError(what, where="percpu_stats", remedy="make one with stats=True")
+        if engine.scalar(L.PCPU_LOCK):
+            what = "pcpu_lock must not be held (the kernel takes it here, and would wait for ever)"
+            raise LockdepError(what, where="percpu_stats_show", remedy="let go of the lock first")
         reserved = engine.reserved_chunk()
         chunks = [_chunk_stats(engine, chunk) for chunk in ([] if reserved is None else [reserved]) + engine.chunks()]
         return PercpuStats(_alloc_info(engine), _global_stats(engine), tuple(chunks), engine.model.kernel.stats.name)
