@@ -184,8 +184,9 @@ function tune(Bokeh) {
   const sheet = Bokeh.require("core/dom").InlineStyleSheet.prototype;
   const visual = Bokeh.require("core/visuals/visual").VisualProperties.prototype;
   const hatch = Bokeh.require("core/visuals/hatch").HatchVector.prototype;
-  const image = Bokeh.require("models/glyphs/image_base").ImageBaseView.prototype;
-  const {_update} = sheet, {_get_css_value} = visual, {update} = hatch;
+  const pixels = Bokeh.require("models/glyphs/image_base").ImageBaseView.prototype;
+  const image = Bokeh.require("models/glyphs/image").ImageView.prototype;
+  const {_update} = sheet, {_get_css_value} = visual, {update} = hatch, {_flat_img_to_buf8} = image;
   // A style sheet that is written anew makes the browser match all of the page's rules again.
   sheet._update = function (css) {
     if (this.el.textContent !== css) _update.call(this, css);
@@ -206,11 +207,24 @@ function tune(Bokeh) {
     this.labLook = look;
   };
   // All pixels are new: there is no need to read the old ones.
-  image._set_image_data_from_buffer = function (i, bytes) {
+  pixels._set_image_data_from_buffer = function (i, bytes) {
     const canvas = this._get_or_create_canvas(i);
-    const pixels = new ImageData(bytes, this.image_width[i], this.image_height[i]);
-    canvas.getContext("2d", {willReadFrequently: true}).putImageData(pixels, 0, 0);
+    const picture = new ImageData(bytes, this.image_width[i], this.image_height[i]);
+    canvas.getContext("2d", {willReadFrequently: true}).putImageData(picture, 0, 0);
     this.image_data[i] = canvas;
+  };
+  // Codes of one byte have 256 colours in all, which are looked up once.
+  image._flat_img_to_buf8 = function (codes) {
+    const {color_mapper} = this.model, {low, high, palette} = color_mapper;
+    if (!(codes instanceof Uint8Array) || low === null || high === null) return _flat_img_to_buf8.call(this, codes);
+    const known = this.labColours;
+    if (known?.palette !== palette || known.low !== low || known.high !== high) {
+      const all = color_mapper.rgba_mapper.v_compute(Uint8Array.from({length: 256}, (_, code) => code));
+      this.labColours = {palette, low, high, of: new Uint32Array(all.buffer)};
+    }
+    const colours = this.labColours.of, found = new Uint32Array(codes.length);
+    for (let k = 0; k < codes.length; k++) found[k] = colours[codes[k]];
+    return new Uint8ClampedArray(found.buffer);
   };
 }
 

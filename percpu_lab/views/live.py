@@ -340,7 +340,7 @@ class Publisher:
         produce: Callable[[], Frame | None],
         *,
         version: Callable[[], object],
-        interval: float = 1 / 12,
+        interval: float = 1 / 11,
         visit: Callable[[Callable[[], None]], None] | None = None,
         clock: Clock | None = None,
         start: bool = True,
