@@ -200,7 +200,7 @@ class Allocator:
         if type(size) is not int or type(align) is not int or size < 0 or align < 0:
             size, align = _checked_number(size, "size"), _checked_number(align, "align")
         flags = L.FLAG_RESERVED if reserved else 0
-        if gfp is not GFP_KERNEL and is_atomic(_checked_number(gfp, "gfp")):
+        if gfp is not GFP_KERNEL and is_atomic(_checked_number(gfp, "gfp", "GFP_KERNEL, GFP_ATOMIC or another number")):
             flags |= L.FLAG_ATOMIC
         value, op, reason = self.engine.request(size, align, flags)
         if self.memory.units:
@@ -457,11 +457,11 @@ def _checked_ring(value: object) -> int:
     return nr_events
 
 
-def _checked_number(value: object, name: str) -> int:
+def _checked_number(value: object, name: str, what: str = "an int") -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise RequestError(f"{shown(value)} is not a whole number", where=name, remedy="give an int") from None
+        raise RequestError(f"{shown(value)} is not a whole number", where=name, remedy=f"give {what}") from None
     if not 0 <= number < 1 << 64:
         raise RequestError(f"{shown(number)} does not fit a size_t", where=name, remedy="give 0 to 2^64 - 1")
     return number

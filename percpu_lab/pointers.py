@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .errors import RequestError
 from .rich import Rich
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ class PerCpuAddress(Rich):
 
         Raises:
             UseAfterFreeError: the allocation has been freed.
-            RequestError: the size is no multiple of the element size.
+            RequestError: no such type, or the size is no multiple of the element size.
         """
-        return self._ptr.owner.memory.view(self._ptr, self.cpu, np.dtype(dtype))
+        try:
+            kind = np.dtype(dtype)
+        except TypeError as error:
+            what, remedy = f"no type of elements: {error}", 'give one of NumPy\'s, such as "int64"'
+            raise RequestError(what, where=repr(self), remedy=remedy) from None
+        return self._ptr.owner.memory.view(self._ptr, self.cpu, kind)

@@ -111,6 +111,11 @@ def test_every_reason_can_be_met(jit: str, prepare: Callable[..., Any], request_
     validate_engine(a.engine)
 
 
+def test_flags_as_text_are_refused_with_the_names_to_give(a: Allocator) -> None:
+    with pytest.raises(RequestError, match="gfp: 'GFP_ATOMIC' is not a whole number; give GFP_KERNEL, GFP_ATOMIC or"):
+        a.alloc_percpu(8, gfp="GFP_ATOMIC")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("gfp", [GFP_ATOMIC, GFP_NOWAIT, GFP_NOFS, GFP_NOIO, 0])
 def test_whatever_lacks_a_bit_of_gfp_kernel_is_atomic(a: Allocator, gfp: int) -> None:
     a.alloc_percpu(8, gfp=gfp)

@@ -406,6 +406,8 @@ def test_default_stride_is_a_multiple_of_the_atom():
     (lambda: replace(INFO, possible_cpus=(1, 0)), "possible_cpus: the ids do not rise"),
     (lambda: Geometry.simple(nr_cpus=0), "number of CPUs: 0 is below 1"),
     (lambda: Geometry.simple(nr_cpus=True), "number of CPUs: True is not a whole number"),
+    (lambda: AllocInfo.embed(28672, kernel="x"), "kernel: 'x' is no KernelVersion"),
+    (lambda: AllocInfo.embed(28672, memory=5), "memory: 5 is no BootMemory"),
     (lambda: Geometry.simple(unit_size=8192), "unit_size: a unit of 8 KiB has 0 bytes left for dyn_size; leave 12,288"),
     (lambda: Geometry.embed(8192, cpus=[0, 0]), "possible CPUs: CPU 0 is given twice"),
     (lambda: Geometry.embed(8192, cpus=10**9), "number of CPUs: 1000000000 is more than 8,192"),

@@ -91,6 +91,11 @@ def test_type_without_bytes_of_its_own_is_refused(a: Allocator, dtype: Any) -> N
         a.this_cpu_ptr(p).view(dtype)
 
 
+def test_what_is_no_type_of_elements_is_refused(a: Allocator) -> None:
+    with pytest.raises(RequestError, match="no type of elements"):
+        a.per_cpu_ptr(a.alloc_percpu(8), 0).view("nope")
+
+
 def test_freed_memory_is_zeroed_when_it_is_handed_out_again(a: Allocator) -> None:
     p = a.alloc_percpu(64)
     fill(a, p, 7)

@@ -22,6 +22,7 @@ from .info import (
     AllocInfo,
     GroupInfo,
     cpu_ids,
+    shown,
 )
 
 VMALLOC_SIZE = 32 << 40  # x86-64 with four levels of page tables
@@ -144,7 +145,7 @@ class Geometry:
         Raises:
             GeometryError: the layout is impossible, boot memory runs out, or the groups are too far apart.
         """
-        topology, memory = Topology.of(cpus), memory or BootMemory()
+        topology, memory = Topology.of(cpus), _boot_memory(memory, kernel)
         info = pcpu_build_alloc_info(static_size, reserved_size, dyn_size, atom_size, cpus=topology, kernel=kernel)
         areas = _boot_areas(info, topology, memory)
         base = min(areas)
@@ -182,7 +183,7 @@ class Geometry:
         Raises:
             GeometryError: the layout is impossible or boot memory runs out.
         """
-        topology, memory = Topology.of(cpus), memory or BootMemory()
+        topology, memory = Topology.of(cpus), _boot_memory(memory, kernel)
         info = pcpu_build_alloc_info(static_size, reserved_size, 0, PAGE_SIZE, cpus=topology.possible_cpus,
                                      kernel=kernel)
         _boot_pages(info, topology, memory)
@@ -327,6 +328,18 @@ class Geometry:
 
 def _counted_cpus(nr_cpus: int) -> str:
     return f"{nr_cpus} CPU{'s' * (nr_cpus != 1)}"
+
+
+def _boot_memory(memory: BootMemory | None, kernel: KernelVersion) -> BootMemory:
+    """Check what can only be one of our own objects; fresh boot memory where none is given."""
+    for name, value, kind, example in (
+        ("kernel", kernel, KernelVersion, "percpu_lab.kernels.V4_13"),
+        ("memory", memory or BootMemory(), BootMemory, "BootMemory()"),
+    ):
+        if not isinstance(value, kind):
+            what = f"{shown(value)} is no {kind.__name__}"
+            raise GeometryError(what, where=name, remedy=f"give one, such as {example}")
+    return memory or BootMemory()
 
 
 def _boot_areas(info: AllocInfo, topology: Topology, memory: BootMemory) -> list[int]:

@@ -90,6 +90,7 @@ def cpu_ids(cpus: int | Sequence[int]) -> tuple[int, ...]:
     Raises:
         GeometryError: no CPU, too many, or one twice.
     """
+    cpus = getattr(cpus, "tolist", lambda: cpus)()  # of NumPy
     if isinstance(cpus, Sequence):
         whole_number("number of CPUs", len(cpus), low=1, high=MAX_CPUS)
         ids = sorted(whole_number("CPU id", cpu, high=MAX_CPUS - 1) for cpu in cpus)
