@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import random
+import re
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,17 @@ from recorded_engine import engine_lines, field, geometry, recording, trace_text
 from percpu_lab.core import layout as L
 from percpu_lab.core import replay as R
 from percpu_lab.kernels import V4_13, V6_12, KernelVersion
-from percpu_lab.review import VERDICTS, Review, review
+from percpu_lab.review import FORCED, VERDICTS, Review, review
 from percpu_lab.review.hindsight import Gap, Lost, gaps_of, lost_events
 from percpu_lab.review.tape import Tape
+from percpu_lab.traces.early import with_columns
 from percpu_lab.traces.read import read_trace
 from percpu_lab.traces.recorded import Loss
-from percpu_lab.traces.recording import Recording
+from percpu_lab.traces.recording import Recording, open_trace
+from percpu_lab.validate import validate_engine
+from percpu_lab.validate_bitmap import validate_bitmap_engine
 
+DATA = Path(__file__).parent / "data" / "real" / "review"
 seeds = st.integers(0, 10_000)
 few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 kernels = pytest.mark.parametrize("kernel", [V4_13, V6_12], ids=["v4.13", "v6.12"])
@@ -154,3 +162,59 @@ def test_a_chunk_whose_creation_was_lost_is_there_from_the_loss_on(kernel: Kerne
     assert done.state_at(created - 2).scalar(L.NR_CHUNKS) < whole + 1
     assert done.counts["forced"] <= 0.02 * done.counts["allocs"]
     assert is_replayable(done)
+
+
+# --- lines that are damaged ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("of", "number"), [(r"off=\d+", "off=99999996"), (r"size=\d+", "size=0"), (r"align=\d+", "align=3")]
+)
+def test_damaged_numbers_do_not_spoil_the_decisions_behind_them(of: str, number: str, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(DATA / "pcs-smp4-pagefc-begin", folder)
+    for path in folder.glob("trace*.txt.gz"):
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+        of_allocs = [k for k, line in enumerate(lines) if "percpu_alloc_percpu:" in line]
+        for k in of_allocs[99::300]:
+            lines[k] = re.sub(f" {of}", f" {number}", lines[k])
+        path.write_bytes(gzip.compress("".join(lines).encode()))
+    done = review(open_trace(folder), jit="off")
+    rows = done.rebuilt.outside_rows  # of the allocations, and of their frees
+    rows = rows[done.recording.trace.event[rows] == L.EVENT_ALLOC]
+    assert len(rows) == len(of_allocs[99::300])
+    assert set(rows.tolist()) <= set(done.decisions.where(FORCED).tolist())
+    assert done.counts["forced"] < 0.1 * done.counts["allocs"]
+
+
+def test_a_line_that_was_left_out_counts_as_a_loss(tmp_path: Path) -> None:
+    text = trace_text(engine_lines(7, sizes=(64,))).splitlines(keepends=True)
+    k = next(k for k in range(100, len(text)) if "free_percpu:" in text[k])
+    text[k] = text[k].replace("off=", "of")
+    path = tmp_path / "trace.txt"
+    path.write_text("".join(text), encoding="utf-8")
+    made = Recording("cut", path, read_trace(path), early=None, kernel=V6_12, geometry=geometry())
+    assert made.geometry is not None
+    assert Tape.of(made, made.geometry).first_loss == k
+
+
+@kernels
+@pytest.mark.parametrize("seed", [116, 3011])
+def test_a_place_learned_where_another_area_was_before_bears_its_own_size(
+    seed: int, kernel: KernelVersion, tmp_path: Path
+) -> None:
+    made = recording(engine_lines(seed, 120, atomic=0.3, kernel=kernel), tmp_path, kernel=kernel)
+    off = made.trace.off.copy()
+    off[seed % 7 :: 7] = 1
+    damaged = replace(made, trace=with_columns(made.trace, off=off))
+    engine = review(damaged, jit="off").state_at(len(off))
+    (validate_engine if kernel is V4_13 else validate_bitmap_engine)(engine)
+
+
+def test_the_first_chunk_is_known_by_what_is_not_damaged(tmp_path: Path) -> None:
+    made = recording(engine_lines(5, sizes=(64,)), tmp_path)
+    off = made.trace.off.copy()
+    off[::7] = 1
+    damaged = replace(made, trace=with_columns(made.trace, off=off))
+    counts = review(damaged, jit="off").counts
+    assert counts["forced"] < 0.5 * counts["allocs"]

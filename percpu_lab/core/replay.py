@@ -238,6 +238,7 @@ def step_alloc(rules, s, events, n, row, mark, found, handles, reg):
         found[FOUND_NOTE * n + row] = NOTE_NO_CHUNK
         return REPLAY_OK
     if mark & MARK_FORCE:
+        found[FOUND_NOTE * n + row] = 0
         found[FOUND_LOST * n + row] = rules.force(s, c, off, size)
         return REPLAY_OK
     place, place_off = rules.predict(s, size, align, flags)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core import layout as L
+from ..core import replay as R
 from ..engine import Engine
 from .machine import Machine
 
@@ -66,9 +67,11 @@ def _count_all(engine: Engine) -> None:
 
 
 def _births(machine: Machine) -> dict[tuple[int, int], tuple[int, int]]:
-    """Find the last allocation at each place of each chunk: its place in the script, and its size."""
+    """Find what began last at each place of each chunk: its place in the script, 0 for what was learned; its size."""
     tape, script = machine.tape, machine.script[: machine.pos]
     kind, chunk, off, size = tape.events[:4, script]
-    at = np.flatnonzero(kind == L.EVENT_ALLOC)
+    is_placed = (kind == L.EVENT_ALLOC) & (machine.found[R.FOUND_NOTE, script] & R.NOTE_NO_CHUNK == 0)
+    at = np.flatnonzero(is_placed | (kind == R.ROW_IN_USE))
+    ops = np.where(is_placed, np.arange(len(script)), 0)[at]
     places = zip(chunk[at].tolist(), off[at].tolist(), strict=True)
-    return dict(zip(places, zip(at.tolist(), size[at].tolist(), strict=True), strict=True))
+    return dict(zip(places, zip(ops.tolist(), size[at].tolist(), strict=True), strict=True))

@@ -23,7 +23,7 @@ from ..core import layout as L
 from ..core import replay as R
 from ..events import Bools, Int64s
 from ..geometry import Geometry
-from ..rebuild.space import Space
+from ..rebuild.space import Space, damaged_rows
 from ..traces.recorded import RecordedTrace
 from ..traces.recording import Recording
 from .logged import logged_reasons
@@ -31,11 +31,13 @@ from .logged import logged_reasons
 __all__ = ["NO_TASK", "Tape"]
 
 NO_TASK = -(1 << 40)
+_MISSING = ("left out", "twice")  # oddities: an event that could not be read, or must have been before
 _THE_TASK = 1  # of a simulated run
 _SIMULATED = "golden"  # the layout whose events bear numbers of ops
 _IRQ_MARKS = "hHsSzZ"
 _WINDOW_SECONDS = 0.25
 _SPARE_ROWS = 4096
+_NOWHERE = -1  # offset of an area whose line is damaged
 _WORK_MICROSECONDS = 200  # between two rows of a task, for work to run there
 _RECORDED_FIRST = (L.EVENT_FREE, L.EVENT_FAIL)  # these ask for work after their event, an allocation before
 _WORK_ROWS = 1000  # from a row to the end of the work it asked for
@@ -61,7 +63,8 @@ class Tape:
         first, reserved: number of the first and the reserved chunk, -1 if no row names it.
         has_early: all calls before the trace are there.
         from_boot: the first row is one of the first calls of that kernel.
-        first_loss: row before which events were lost for the first time; behind the last if none were.
+        first_loss: row before which events were lost for the first time, in the ring or as lines that are damaged;
+            behind the last if none were.
         used: rows in use.
         granule: bytes that sizes are rounded up to.
         is_simulated: the rows are of a simulated run: in order, and by one task.
@@ -130,6 +133,8 @@ class Tape:
                              (R.TAPE_ALIGN, "align"), (R.TAPE_FLAGS, "flags")):  # fmt: skip
             events[column, :rows] = _joined(parts, name)
         events[R.TAPE_CHUNK, :rows] = np.maximum(chunk, 0)
+        unit = Unit.of(geometry.info)
+        _displace(events, parts, unit)
         events[R.TAPE_FLAGS] &= L.FLAG_RESERVED | L.FLAG_ATOMIC
         is_boot = _is_boot(events[R.TAPE_EVENT, :rows], _joined(parts, "op"))
         events[R.TAPE_EVENT, :rows][is_boot] = R.ROW_BOOT
@@ -149,11 +154,11 @@ class Tape:
             is_created=is_created, first=-1, reserved=-1, used=rows,
             has_early=is_whole,
             from_boot=is_whole or _begins_at_boot(pid),
-            first_loss=nr_early + min((loss.row for loss in trace.losses if loss.row), default=rows),
+            first_loss=nr_early + _first_loss(trace, unit),
             granule=kernel.least_size,
             is_simulated=ops is not None,
         )  # fmt: skip
-        tape._find_boot_chunks(Space.of(Unit.of(geometry.info), kernel))
+        tape._find_boot_chunks(Space.of(unit, kernel))
         tape.marks[:rows][is_boot] |= R.MARK_ASYNC
         tape._note_reasons(recording)
         second = 10**digits if digits else 0
@@ -173,7 +178,7 @@ class Tape:
         low, high = min(space.first[0], space.reserved[0]) if is_shared else space.first[0], space.first[1]
         best = 0
         for number in np.flatnonzero(~self.is_created).tolist():
-            mine = (chunk == number) & ((kind == L.EVENT_ALLOC) | (kind == L.EVENT_FREE))
+            mine = (chunk == number) & ((kind == L.EVENT_ALLOC) | (kind == L.EVENT_FREE)) & (off != _NOWHERE)
             allocs = mine & (kind == L.EVENT_ALLOC)
             is_reserved = allocs.any() and (flags[allocs] & L.FLAG_RESERVED).all()
             if space.reserved[1] and not is_shared and is_reserved:
@@ -303,6 +308,24 @@ class _Ops:
 
 def _joined(parts: Sequence[tuple[RecordedTrace, int]], name: str) -> Int64s:
     return np.concatenate([np.asarray(getattr(part, name)[:count], np.int64) for part, count in parts])
+
+
+def _displace(events: Int64s, parts: Sequence[tuple[RecordedTrace, int]], unit: Unit) -> None:
+    """Let allocations of damaged lines lie nowhere, so that no model can agree with what no kernel does."""
+    start = 0
+    for part, count in parts:
+        rows = damaged_rows(part, unit)
+        rows = start + rows[(rows < count) & (part.event[rows] == L.EVENT_ALLOC)]
+        events[R.TAPE_OFF, rows] = _NOWHERE
+        start += count
+
+
+def _first_loss(trace: RecordedTrace, unit: Unit) -> int:
+    """Find the first row of a trace before which an event is missing, or is none that a kernel writes."""
+    missing = [oddity.line for oddity in trace.oddities if oddity.kind in _MISSING]
+    rows = [loss.row for loss in trace.losses if loss.row]
+    rows += np.searchsorted(trace.line, missing).tolist() + damaged_rows(trace, unit).tolist()
+    return min(rows, default=len(trace))
 
 
 def _is_boot(kind: Int64s, op: Int64s) -> Bools:
