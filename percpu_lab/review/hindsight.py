@@ -43,7 +43,7 @@ class Lost:
     """An event that must have been, or a place that was in use.
 
     Args:
-        kind: ROW_IN_USE, ROW_FREED, EVENT_CREATE or EVENT_DESTROY.
+        kind: ROW_IN_USE, ROW_FREED or EVENT_CREATE.
         chunk: its number on the tape.
         off, size: of the area in bytes; a size that no event tells is the largest that fits.
         after, before: rows between which it was.
@@ -109,7 +109,7 @@ def _first_gap(gaps: Sequence[Gap], after: int, before: int) -> int:
 
 
 def _of_chunks(tape: Tape, gaps: Sequence[Gap]) -> Iterator[Lost]:
-    """Find the chunks whose creation or destruction was lost."""
+    """Find the chunks whose creation was lost."""
     kind, number = tape.column(R.TAPE_EVENT), tape.column(R.TAPE_CHUNK)
     named = kind != L.EVENT_FAIL
     for chunk in np.flatnonzero(~tape.is_created).tolist() if gaps and tape.from_boot else ():
