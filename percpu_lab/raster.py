@@ -108,29 +108,55 @@ def _levels(share: Shares) -> Codes:
     return np.clip(level, 0, LEVELS, out=level).astype(np.uint8)
 
 
-def lifetime_image(lives: Lifetimes, nr_bins: int, nr_rows: int, bottom: float = 0, top: float | None = None) -> Codes:
+class Sums:
+    """Memory for the sums of a picture, kept from picture to picture: fresh memory takes longer than the sums."""
+
+    def __init__(self) -> None:
+        self._cells = np.zeros((2, 0))
+
+    def cleared(self, nr_cells: int) -> Shares:
+        """Give two rows of zeros, which are those given before."""
+        if self._cells.shape[1] < nr_cells:
+            self._cells = np.empty((2, nr_cells))
+        cells = self._cells[:, :nr_cells]
+        cells.fill(0)
+        return cells
+
+
+def lifetime_image(
+    lives: Lifetimes,
+    nr_bins: int,
+    nr_rows: int,
+    bottom: float = 0,
+    top: float | None = None,
+    sums: Sums | None = None,
+) -> Codes:
     """Draw lifetimes, time across and bands upwards, as codes: the share of areas in use now and of freed ones.
 
     Args:
         nr_bins: pixels across the window of ops.
         nr_rows: pixels up.
         bottom, top: the part of the bands to draw, counted in bands; all of them without it.
+        sums: memory of the picture before, if there was one.
     """
     start, end = lives.window
     scale = nr_bins / max(end - start, 1)
     top = max(len(lives.bands), 1) if top is None else top
     per_band = nr_rows / (top - bottom)
     view = (start, scale, nr_bins, per_band, bottom)
-    live = _from_bin_on(*_boxes(lives, slice(lives.nr_freed, None), *view), nr_bins, nr_rows)
+    cells = (sums or Sums()).cleared((nr_rows + 2) * (nr_bins + 1))  # rows 0 and nr_rows + 1 are out of sight
+    live, freed = cells.reshape(2, nr_rows + 2, nr_bins + 1)
+    _add_steps(live, *_boxes(lives, slice(lives.nr_freed, None), *view))
+    live = _summed(live)
     live[:, max(math.ceil((lives.now - start) * scale), 1) :] = 0  # all areas in use end here
     if not lives.nr_freed:
         return _mixed_codes(live, None)
     part = slice(lives.nr_freed)
     left, low, height = _boxes(lives, part, *view)
-    right = np.maximum(np.ceil(_bins_of(lives.death[part], start, scale, nr_bins)).astype(np.int32), left + 1)
-    freed = _from_bin_on(left, low, height, nr_bins, nr_rows)
-    freed -= _from_bin_on(right, low, height, nr_bins, nr_rows)
-    return _mixed_codes(live, freed)
+    right = np.maximum(np.ceil(_bins_of(lives.death[part], start, scale, nr_bins)).astype(np.intp), left + 1)
+    _add_steps(freed, left, low, height)
+    _add_steps(freed, right, low, height, sign=-1)
+    return _mixed_codes(live, _summed(freed))
 
 
 def _boxes(
@@ -139,7 +165,7 @@ def _boxes(
     """First bin, lower edge and height in pixels of some lifetimes."""
     low, height = lives.places(part, per_band, np.float32)
     low -= np.float32(bottom * per_band)
-    return _bins_of(lives.birth[part], start, scale, nr_bins - 1).astype(np.int32), low, height
+    return _bins_of(lives.birth[part], start, scale, nr_bins - 1).astype(np.intp), low, height
 
 
 def _bins_of(op: Ints, start: int, scale: float, last: int) -> Shares:
@@ -148,22 +174,23 @@ def _bins_of(op: Ints, start: int, scale: float, last: int) -> Shares:
     return np.clip(place, 0, last, out=place)
 
 
-def _from_bin_on(left: Ints, low: Any, height: Any, nr_bins: int, nr_rows: int) -> Shares:
-    """Shares of pixels (nr_rows, nr_bins) covered by boxes that reach from a bin to the right edge."""
+def _add_steps(steps: Shares, left: Ints, low: Any, height: Any, sign: int = 1) -> None:
+    """Add, at the bin where each box begins, the shares of pixels that it covers from there to the right edge."""
+    nr_rows, width = steps.shape[0] - 2, steps.shape[1]
     tall = np.flatnonzero(height >= 1 / LEVELS)
     row = low + height / 2
-    row += 1  # rows 0 and nr_rows + 1 are out of sight
-    at = np.clip(row, 0, nr_rows + 1, out=row).astype(np.int32)
-    at *= nr_bins + 1
+    row += 1
+    at = np.clip(row, 0, nr_rows + 1, out=row).astype(np.intp)
+    at *= width
     at += left
-    weight = height
-    if len(tall):  # what is lower counts wholly to the pixel of its middle: right to a level or two, and much faster
-        weight = height.copy()
-        weight[tall] = 0
-    steps: Any = np.bincount(at, weight, minlength=(nr_rows + 2) * (nr_bins + 1))
-    steps = steps.astype(np.float64, copy=False)  # it counts in integers where there is nothing to weigh
-    shares: Shares = steps.reshape(nr_rows + 2, nr_bins + 1)[1:-1, :nr_bins]
+    weight = np.multiply(height, sign, dtype=np.float64)
+    weight[tall] = 0  # what is lower counts wholly to the pixel of its middle: right to a level or two, and much faster
+    np.add.at(steps.reshape(-1), at, weight)
     if len(tall):
         begin, end = np.clip(low[tall], 0, nr_rows), np.clip(low[tall] + height[tall], 0, nr_rows)
-        shares += coverage(left[tall], begin, end, nr_bins + 1, nr_rows)[:nr_bins].T
+        steps[1:-1] += sign * coverage(left[tall], begin, end, width, nr_rows).T
+
+
+def _summed(steps: Shares) -> Shares:
+    shares: Shares = steps[1:-1, :-1]
     return np.cumsum(shares, axis=1, out=shares)

@@ -1,4 +1,4 @@
-// Paints the Bokeh document that Python sent, keeps the newest columns of each source, and tells Python what the user did.
+// After paint.js, in one module with it. Paints the Bokeh document that Python sent, keeps the newest columns of each source, and tells Python what the user did.
 //
 //   figure   one a page and widget: newest frame a source, newest attributes a model, what waits to be painted
 //     view   one a place on the page: its own Bokeh document, fed from its figure
@@ -10,7 +10,6 @@ const REPORT_INTERVAL_MS = 40;
 const ACK_INTERVAL_MS = 500; // a message to the kernel, and that JupyterLab shows it as busy, cost half a frame
 const REST_MS = 300; // after the last frame
 const MEASURE_INTERVAL_MS = 2000; // of texts while frames come without a pause
-const STYLES_KEPT_MS = 1000;
 
 // ---- BokehJS: from the kernel's package, run once a page
 
@@ -161,95 +160,11 @@ class Figure {
   }
 }
 
-// ---- what BokehJS does at every paint, though seldom needed
-
-const tuned = new WeakSet();
-let keptStyles = {at: -Infinity}; // values of CSS variables of an element
-let isKeeping = false;
-
-function withStylesKept(paint) {
-  const now = performance.now();
-  if (now - keptStyles.at > STYLES_KEPT_MS) keptStyles = {at: now, values: new WeakMap()};
-  isKeeping = true;
-  try {
-    paint();
-  } finally {
-    isKeeping = false;
-  }
-}
-
-function tune(Bokeh) {
-  if (tuned.has(Bokeh)) return;
-  tuned.add(Bokeh);
-  const sheet = Bokeh.require("core/dom").InlineStyleSheet.prototype;
-  const visual = Bokeh.require("core/visuals/visual").VisualProperties.prototype;
-  const hatch = Bokeh.require("core/visuals/hatch").HatchVector.prototype;
-  const pixels = Bokeh.require("models/glyphs/image_base").ImageBaseView.prototype;
-  const image = Bokeh.require("models/glyphs/image").ImageView.prototype;
-  const {_update} = sheet, {_get_css_value} = visual, {update} = hatch, {_flat_img_to_buf8} = image;
-  // A style sheet that is written anew makes the browser match all of the page's rules again.
-  sheet._update = function (css) {
-    if (this.el.textContent !== css) _update.call(this, css);
-  };
-  visual._get_css_value = function (name) {
-    if (!isKeeping) return _get_css_value.call(this, name);
-    const {values} = keptStyles, {el} = this.obj, key = this.css_prefix + name;
-    if (!values.has(el)) values.set(el, new Map());
-    const known = values.get(el);
-    if (!known.has(key)) known.set(key, _get_css_value.call(this, name));
-    return known.get(key);
-  };
-  // A pattern is a canvas, which is drawn anew for every frame, though its look stays.
-  hatch.update = function () {
-    const parts = [this.hatch_color, this.hatch_alpha, this.hatch_scale, this.hatch_pattern, this.hatch_weight];
-    const look = parts.every((part) => part.is_Scalar()) ? parts.map((part) => part.value).join() : null;
-    if (look === null || look !== this.labLook) update.call(this);
-    this.labLook = look;
-  };
-  // All pixels are new: there is no need to read the old ones.
-  pixels._set_image_data_from_buffer = function (i, bytes) {
-    const canvas = this._get_or_create_canvas(i);
-    const picture = new ImageData(bytes, this.image_width[i], this.image_height[i]);
-    canvas.getContext("2d", {willReadFrequently: true}).putImageData(picture, 0, 0);
-    this.image_data[i] = canvas;
-  };
-  // Codes of one byte have 256 colours in all, which are looked up once.
-  image._flat_img_to_buf8 = function (codes) {
-    const {color_mapper} = this.model, {low, high, palette} = color_mapper;
-    if (!(codes instanceof Uint8Array) || low === null || high === null) return _flat_img_to_buf8.call(this, codes);
-    const known = this.labColours;
-    if (known?.palette !== palette || known.low !== low || known.high !== high) {
-      const all = color_mapper.rgba_mapper.v_compute(Uint8Array.from({length: 256}, (_, code) => code));
-      this.labColours = {palette, low, high, of: new Uint32Array(all.buffer)};
-    }
-    const colours = this.labColours.of, found = new Uint32Array(codes.length);
-    for (let k = 0; k < codes.length; k++) found[k] = colours[codes[k]];
-    return new Uint8ClampedArray(found.buffer);
-  };
-}
-
-function paintOnly(plot, figure) {
-  const {_invalidate_layout_if_needed} = plot;
-  // Texts of axes change at every frame: they are measured, and the page laid out for them, when frames pause.
-  plot._invalidate_layout_if_needed = () => {
-    if (plot._needs_layout || figure.isMeasuring) _invalidate_layout_if_needed.call(plot);
-  };
-  for (const view of plot.renderer_views.values()) {
-    // Every glyph has an empty element on the page, which would follow its data.
-    if (view.model.type === "GlyphRenderer") view.update_position = () => {};
-    // Every entry of a legend is a canvas of its own, which the page is composed of anew if it is painted.
-    if (view.model.type === "Legend") {
-      const {paint} = view;
-      view.paint = (context) => { if (figure.isMeasuring || plot.is_forcing_paint) paint.call(view, context); };
-    }
-  }
-}
-
 // Bokeh takes colours from the page when it paints: a page that turns dark has to be painted again.
 function watchTheme(figure) {
   // Not at once: JupyterLab hides the page while it loads a theme.
   const repaint = () => requestAnimationFrame(() => {
-    keptStyles.at = -Infinity;
+    forgetStyles();
     figure.rest();
   });
   const loaded = ({target}) => { if (target.rel === "stylesheet") repaint(); };
@@ -289,7 +204,7 @@ class View {
       this.texts.set(model, markup_el.firstChild);
     }
     for (const plot of this.manager.query((view) => view.model.type === "Figure")) {
-      paintOnly(plot, this.figure);
+      paintLess(this.Bokeh, plot, () => this.figure.isMeasuring);
       this.watch(plot);
     }
     report(this);

@@ -110,7 +110,7 @@ class LiveFigure(anywidget.AnyWidget):
         note: plain text for places that cannot show widgets (a saved notebook without a kernel).
     """
 
-    _esm = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
+    _esm = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("paint.js", "live.js"))
     _bokeh_version = traitlets.Unicode(bokeh.__version__).tag(sync=True)
     _scripts: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     _root = traitlets.Unicode().tag(sync=True)

@@ -26,7 +26,7 @@ from bokeh.models.annotations import Label, Span
 from ..annotations import Annotations
 from ..columns import Columns, Ints
 from ..core import layout as L
-from ..raster import lifetime_image
+from ..raster import Sums, lifetime_image
 from ..session import Selection
 from ..spans import Lifetimes, lifetimes
 from . import _style
@@ -69,6 +69,7 @@ class Timeline:
         self._height = height
         self._y = FollowedRange(0, 1 + FAILED_LANE)
         self._bands: list[int] = []
+        self._sums = Sums()
 
     # --- building -----------------------------------------------------------------
 
@@ -223,7 +224,7 @@ class Timeline:
         if not is_needed:
             return {name: [] for name in ("image", "x", "y", "dw", "dh")}
         bottom, top = max(min(self._y.shown), 0), min(max(self._y.shown), len(lives.bands))
-        codes = lifetime_image(lives, NR_BINS, NR_ROWS, bottom, top)
+        codes = lifetime_image(lives, NR_BINS, NR_ROWS, bottom, top, self._sums)
         start, end = lives.window
         return {"image": codes, "x": [start], "y": [bottom], "dw": [end - start], "dh": [top - bottom]}
 

@@ -14,6 +14,8 @@ IS_READY = """() => {
   return context?.isReady && context.sessionContext?.session?.kernel?.status === 'idle';
 }"""
 
+POLL_MS = 50  # a question at every frame would keep the page composing
+
 # Bokeh and ipywidgets paint inside shadow roots, which no CSS selector of the page reaches.
 HELPERS = """
 window.labFind = (wanted) => {
@@ -88,7 +90,7 @@ class Notebook:
               content.activeCellIndex = i;
               content.deselectAll();
               window.labDone = false;
-              jupyterapp.commands.execute('notebook:run-cell').finally(() => {
+              window.labRun = jupyterapp.commands.execute('notebook:run-cell').finally(() => {
                 window.labDone = true;
                 window.labDoneAt = performance.now();
               });
@@ -104,8 +106,9 @@ class Notebook:
         return bool(self.page.evaluate("() => window.labDone"))
 
     def wait_until_done(self, timeout: float = 120) -> None:
-        """Wait for the end of the cell that was last run."""
-        self.page.wait_for_function("() => window.labDone", timeout=timeout * 1000)
+        """Wait for the end of the cell that was last run, without a question at every frame of the page."""
+        late = f"new Promise((_, fail) => setTimeout(() => fail('a cell still runs'), {1000 * timeout}))"
+        self.page.evaluate(f"async () => {{ await Promise.race([window.labRun, {late}]); }}")
 
     def outputs(self, index: int) -> list[dict[str, Any]]:
         """Outputs of a cell as the notebook file would keep them."""
@@ -151,7 +154,7 @@ class Notebook:
         What cannot be evaluated yet, such as a column that has no first value, is not true yet.
         """
         predicate = f"() => {{ try {{ return ({javascript}); }} catch {{ return false; }} }}"
-        return self.page.wait_for_function(predicate, timeout=timeout * 1000).json_value()
+        return self.page.wait_for_function(predicate, timeout=timeout * 1000, polling=POLL_MS).json_value()
 
     def js(self, javascript: str) -> Any:
         """Value of a JavaScript expression in the page; labModel(name) finds a Bokeh model by its name."""

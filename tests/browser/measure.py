@@ -134,16 +134,16 @@ async def frames(n):
         await asyncio.sleep(0.1)
 """
 NR_FRAMES = 40
-# every moment that a frame of the page shows, and when
+# every moment that the page shows, and when; a look at every frame of the page would cost what is to be measured
 MOMENTS = """(() => {
   const moments = (window.labMoments = []);
-  const texts = labModels().filter(([doc, model]) => doc === Bokeh.documents.at(-1) && model.type === 'PreText');
-  const look = () => {
-    const now = texts.map(([, model]) => model.text).find((text) => /^op [0-9]/.test(text))?.match(/[0-9,]+/)[0];
-    if (moments.at(-1)?.[0] !== now) moments.push([now, performance.now(), window.labDone]);
-    if (moments === labMoments) requestAnimationFrame(look);
+  const summary = labFind((e) => e.tagName === 'PRE' && e.textContent.startsWith('op ')).at(-1);
+  const note = () => {
+    const now = summary.textContent.match(/[0-9,]+/)[0];
+    if (moments === labMoments) moments.push([now, performance.now(), window.labDone]);
   };
-  look();
+  note();
+  new MutationObserver(note).observe(summary, {childList: true, characterData: true, subtree: true});
 })()"""
 
 

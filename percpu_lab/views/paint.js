@@ -1,0 +1,201 @@
+// What BokehJS does at every paint, though seldom needed, is done here when needed: a frame takes half the time.
+//
+//   tune        once a page, for all that Bokeh paints
+//   paintLess   once a plot:  canvas of the plot     painted at every frame, without outlines of texts that have none
+//                             canvas of the overlays on the page while something is in it
+//                             legend, texts' room    when frames pause
+//                             spare glyphs, indices  when used
+
+const STYLES_KEPT_MS = 1000;
+const MOST_WIDTHS = 10_000;
+const FEW_ROWS = 1000; // are painted sooner than found out to be in sight
+const CLEAR = "rgba(0, 0, 0, 0)";
+const SPARE_GLYPHS = ["decimated_glyph", "selection_glyph", "nonselection_glyph", "hover_glyph", "muted_glyph"];
+
+// ---- once a page
+
+// Every widget has a module of its own. `styles`: values of CSS variables of an element.
+const page = (window[Symbol.for("percpu_lab.paint")] ??= {tuned: new WeakSet(), styles: null, stylesAt: 0, isKeeping: false});
+
+function withStylesKept(paint) {
+  const now = performance.now();
+  if (page.styles === null || now - page.stylesAt > STYLES_KEPT_MS) Object.assign(page, {styles: new WeakMap(), stylesAt: now});
+  page.isKeeping = true;
+  try {
+    paint();
+  } finally {
+    page.isKeeping = false;
+  }
+}
+
+function forgetStyles() {
+  page.styles = null;
+}
+
+function tune(Bokeh) {
+  if (page.tuned.has(Bokeh)) return;
+  page.tuned.add(Bokeh);
+  const graphics = Bokeh.require("core/graphics");
+  const sheet = Bokeh.require("core/dom").InlineStyleSheet.prototype;
+  const visual = Bokeh.require("core/visuals/visual").VisualProperties.prototype;
+  const hatch = Bokeh.require("core/visuals/hatch").HatchVector.prototype;
+  const pixels = Bokeh.require("models/glyphs/image_base").ImageBaseView.prototype;
+  const image = Bokeh.require("models/glyphs/image").ImageView.prototype;
+  graphics.text_width = remembered(graphics.text_width);
+  const {_update} = sheet, {_get_css_value} = visual, {update} = hatch, {_flat_img_to_buf8} = image;
+  // A style sheet that is written anew makes the browser match all of the page's rules again.
+  sheet._update = function (css) {
+    if (this.el.textContent !== css) _update.call(this, css);
+  };
+  visual._get_css_value = function (name) {
+    const {styles, isKeeping} = page, {el} = this.obj, key = this.css_prefix + name;
+    if (!isKeeping) return _get_css_value.call(this, name);
+    if (!styles.has(el)) styles.set(el, new Map());
+    const known = styles.get(el);
+    if (!known.has(key)) known.set(key, _get_css_value.call(this, name));
+    return known.get(key);
+  };
+  // A pattern is a canvas, which is drawn anew for every frame, though its look stays.
+  hatch.update = function () {
+    const parts = [this.hatch_color, this.hatch_alpha, this.hatch_scale, this.hatch_pattern, this.hatch_weight];
+    const look = parts.every((part) => part.is_Scalar()) ? parts.map((part) => part.value).join() : null;
+    if (look === null || look !== this.labLook) update.call(this);
+    this.labLook = look;
+  };
+  // All pixels are new: there is no need to read the old ones.
+  pixels._set_image_data_from_buffer = function (i, bytes) {
+    const canvas = this._get_or_create_canvas(i);
+    const picture = new ImageData(bytes, this.image_width[i], this.image_height[i]);
+    canvas.getContext("2d", {willReadFrequently: true}).putImageData(picture, 0, 0);
+    this.image_data[i] = canvas;
+  };
+  // Codes of one byte have 256 colours in all, which are looked up once.
+  image._flat_img_to_buf8 = function (codes) {
+    const {color_mapper} = this.model, {low, high, palette} = color_mapper;
+    if (!(codes instanceof Uint8Array) || low === null || high === null) return _flat_img_to_buf8.call(this, codes);
+    const known = this.labColours;
+    if (known?.palette !== palette || known.low !== low || known.high !== high) {
+      const all = color_mapper.rgba_mapper.v_compute(Uint8Array.from({length: 256}, (_, code) => code));
+      this.labColours = {palette, low, high, of: new Uint32Array(all.buffer)};
+    }
+    const colours = this.labColours.of, found = new Uint32Array(codes.length);
+    for (let k = 0; k < codes.length; k++) found[k] = colours[codes[k]];
+    return new Uint8ClampedArray(found.buffer);
+  };
+}
+
+// The width of a text in a font; one that is still being loaded may change.
+function remembered(measure) {
+  const known = new Map();
+  return (text, font) => {
+    const key = `${font}\n${text}`;
+    const width = known.get(key) ?? measure(text, font);
+    if (known.size >= MOST_WIDTHS) known.clear();
+    if (document.fonts.status === "loaded") known.set(key, width);
+    return width;
+  };
+}
+
+// ---- once a plot
+
+function paintLess(Bokeh, plot, isMeasuring) {
+  const {_invalidate_layout_if_needed} = plot;
+  // Texts of axes change at every frame: they are measured, and the page laid out for them, when frames pause.
+  plot._invalidate_layout_if_needed = () => {
+    if (plot._needs_layout || isMeasuring()) _invalidate_layout_if_needed.call(plot);
+  };
+  const {primary, overlays} = plot.canvas_view;
+  for (const {ctx} of [primary, overlays]) strokeSeenTexts(ctx);
+  hideWhileEmpty(plot, overlays.el);
+  // Bokeh asks all glyphs for their bounds, also where no range follows them.
+  const isFollowing = [...plot.model.references()].some(({type}) => type === "DataRange1d");
+  if (!isFollowing) Object.defineProperty(plot, "auto_ranged_renderers", {value: []});
+  for (const view of plot.renderer_views.values()) {
+    if (view.model.type === "GlyphRenderer") prepareOnDemand(Bokeh, view);
+    if (view.model.type === "Legend") showAsPictures(plot, view, isMeasuring);
+    if ("tick_coords" in view) keepRoomOfTexts(view, isMeasuring);
+  }
+}
+
+// Bokeh draws the outline of every text, also of those that have none.
+function strokeSeenTexts(context) {
+  const {strokeText} = context;
+  context.strokeText = (...text) => { if (context.strokeStyle !== CLEAR) strokeText.apply(context, text); };
+}
+
+// The page is composed of its canvases, also of those that nothing is drawn on.
+function hideWhileEmpty(plot, canvas) {
+  const {_paint_overlays} = plot;
+  plot._paint_overlays = (context) => {
+    _paint_overlays.call(plot, context);
+    const isEmpty = plot.computed_renderer_views.every(({model}) => model.level !== "overlay" || !model.visible);
+    canvas.style.display = isEmpty ? "none" : "";
+  };
+}
+
+function prepareOnDemand(Bokeh, view) {
+  view.update_position = () => {}; // of an empty element on the page, one a glyph, which would follow its data
+  for (const name of SPARE_GLYPHS) {
+    if (view[name]) prepareSpare(Bokeh, view, view[name]);
+  }
+  const {glyph} = view, {index_data, mask_data} = glyph;
+  const {Indices} = Bokeh.require("core/types");
+  glyph.index_data = () => { glyph._index = null; };
+  Object.defineProperty(glyph, "index", {get() {
+    if (glyph._index === null) index_data.call(glyph);
+    return glyph._index;
+  }});
+  glyph.mask_data = () => {
+    const nrRows = glyph.data_size;
+    return nrRows <= FEW_ROWS ? Indices.all_set(nrRows) : mask_data.call(glyph);
+  };
+}
+
+// A glyph of a renderer for what is selected, muted, and so on: mostly nothing.
+function prepareSpare(Bokeh, view, spare) {
+  const {_set_lazy_data, after_lazy_visuals} = Bokeh.require("models/glyphs/glyph").GlyphView.prototype;
+  if (spare._set_lazy_data !== _set_lazy_data || spare.after_lazy_visuals !== after_lazy_visuals) return;
+  const {set_data, set_visuals, after_visuals, map_data, paint} = spare;
+  let isStale = false;
+  spare.set_data = async () => { isStale = true; };
+  spare.set_visuals = () => { isStale = true; };
+  spare.after_visuals = () => {};
+  spare.map_data = () => {};
+  spare.paint = (...args) => {
+    if (isStale) {
+      isStale = false;
+      set_data.call(spare, view.model.data_source, view.all_indices);
+      set_visuals.call(spare, view.model.data_source, view.all_indices);
+      after_visuals.call(spare);
+    }
+    map_data.call(spare);
+    paint.apply(spare, args);
+  };
+}
+
+// Every entry of a legend is a canvas of its own, which the page would be composed of.
+function showAsPictures(plot, legend, isMeasuring) {
+  const {paint} = legend;
+  legend.paint = (context) => {
+    if (!isMeasuring() && !plot.is_forcing_paint) return;
+    paint.call(legend, context);
+    for (const {el, glyph: {canvas}} of legend.entries) {
+      if (canvas.isConnected) {
+        const picture = document.createElement("img");
+        picture.alt = "";
+        picture.className = canvas.className;
+        canvas.replaceWith(picture);
+      }
+      const picture = el.querySelector("img"), source = canvas.toDataURL();
+      if (picture.src !== source) picture.src = source;
+    }
+  };
+}
+
+function keepRoomOfTexts(axis, isMeasuring) {
+  let kept = null;
+  Object.defineProperty(axis, "extents", {get() {
+    if (isMeasuring() || kept === null) kept = Reflect.get(Object.getPrototypeOf(axis), "extents", axis);
+    return kept;
+  }});
+}
