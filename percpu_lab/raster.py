@@ -7,6 +7,7 @@ one row of bins a chunk          a pixel's code tells the share of it that is in
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .columns import HOLE, IN_USE, OUTSIDE, RESERVED, STATIC, AreaColumns, Ints,
 from .spans import Lifetimes
 
 LEVELS = 20
+BLOCK = 8192  # rows
 _FIRST_CODE = np.concatenate([[0], np.cumsum(np.arange(LEVELS + 1, 0, -1))]).astype(np.uint8)  # of each level in use
 NR_MIXED = int(_FIRST_CODE[-1])
 CODE_STATIC, CODE_RESERVED, CODE_OUTSIDE, CODE_NOTHING = range(NR_MIXED, NR_MIXED + 4)
@@ -93,7 +95,7 @@ def _bins(
 
 
 def _mixed_codes(in_use: Shares, other: Shares | None) -> Codes:
-    """Codes of two shares, the second of holes or of freed areas: None where there are none at all."""
+    """Codes of two shares, used up by it, the second of holes or of freed areas: None where there are none at all."""
     level_in_use = _levels(in_use)
     codes: Codes = _FIRST_CODE.take(level_in_use)
     if other is not None:
@@ -102,10 +104,10 @@ def _mixed_codes(in_use: Shares, other: Shares | None) -> Codes:
 
 
 def _levels(share: Shares) -> Codes:
-    """Levels of a share; rounded up, so that a small area does not vanish."""
-    level = share * LEVELS
-    level += _ALMOST_ONE
-    return np.clip(level, 0, LEVELS, out=level).astype(np.uint8)
+    """Levels of shares, rounded up, so that a small area does not vanish; works in the memory of the shares."""
+    share *= LEVELS
+    share += _ALMOST_ONE
+    return np.clip(share, 0, LEVELS, out=share).astype(np.uint8)
 
 
 class Sums:
@@ -146,17 +148,23 @@ def lifetime_image(
     view = (start, scale, nr_bins, per_band, bottom)
     cells = (sums or Sums()).cleared((nr_rows + 2) * (nr_bins + 1))  # rows 0 and nr_rows + 1 are out of sight
     live, freed = cells.reshape(2, nr_rows + 2, nr_bins + 1)
-    _add_steps(live, *_boxes(lives, slice(lives.nr_freed, None), *view))
+    for part in _blocks(lives.nr_freed, len(lives)):
+        _add_steps(live, *_boxes(lives, part, *view))
     live = _summed(live)
     live[:, max(math.ceil((lives.now - start) * scale), 1) :] = 0  # all areas in use end here
     if not lives.nr_freed:
         return _mixed_codes(live, None)
-    part = slice(lives.nr_freed)
-    left, low, height = _boxes(lives, part, *view)
-    right = np.maximum(np.ceil(_bins_of(lives.death[part], start, scale, nr_bins)).astype(np.intp), left + 1)
-    _add_steps(freed, left, low, height)
-    _add_steps(freed, right, low, height, sign=-1)
+    for part in _blocks(0, lives.nr_freed):
+        left, low, height = _boxes(lives, part, *view)
+        right = np.maximum(np.ceil(_bins_of(lives.freed_at[part], start, scale, nr_bins)).astype(np.intp), left + 1)
+        _add_steps(freed, left, low, height)
+        _add_steps(freed, right, low, height, sign=-1)
     return _mixed_codes(live, _summed(freed))
+
+
+def _blocks(start: int, end: int) -> Iterator[slice]:
+    """Parts of the rows, so small that all that is worked out of one stays in the cache."""
+    return (slice(first, min(first + BLOCK, end)) for first in range(start, end, BLOCK))
 
 
 def _boxes(

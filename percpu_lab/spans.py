@@ -40,7 +40,7 @@ class Lifetimes(Frozen):
     Args:
         window: first op and op behind the last.
         birth: op of the allocation; names the area.
-        death: op of the free; of an area in use the number of ops done.
+        freed_at: op of the free, of the areas freed only.
         nr_freed: rows of areas that are not in use now.
         now: ops done.
         band: of the area's chunk, an index to bands.
@@ -55,7 +55,7 @@ class Lifetimes(Frozen):
     now: int
     unit: Unit
     birth: Ints
-    death: Ints
+    freed_at: Ints
     nr_freed: int
     band: Ints
     off_bytes: Ints
@@ -76,6 +76,11 @@ class Lifetimes(Frozen):
     def is_live(self) -> npt.NDArray[np.bool_]:
         """Whether each area is in use now."""
         return np.arange(len(self)) >= self.nr_freed
+
+    @property
+    def death(self) -> Ints:
+        """The op of each area's free; of an area in use the number of ops done."""
+        return np.concatenate([self.freed_at, np.full(len(self) - self.nr_freed, self.now)])
 
     @property
     def ordinal(self) -> Ints:
@@ -138,7 +143,7 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         snap.op,
         snap.unit,
         birth=np.concatenate([birth[known], areas.birth.take(live)]),
-        death=np.concatenate([op[known], np.full(len(live), snap.op, np.int64)]),
+        freed_at=op[known],
         nr_freed=len(known),
         band=_joined(freed_band, chunk_band.astype(np.int32).take(areas.chunk.take(live))),
         off_bytes=_joined(events.off[seen][known], areas.off_bytes.take(live)),

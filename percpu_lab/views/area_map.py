@@ -204,7 +204,7 @@ class AreaMap:
         props = self._x.extend(0, self._end_bytes / KIB) | self._y.extend(height, -heading)
         rows = self._rows_in_sight(nr_rows)
         visible = self._areas_in_sight(snap, rows)
-        drawn = visible if len(visible) <= BUDGET else visible[:0]
+        drawn = np.asarray(visible if len(visible) <= BUDGET else [], np.intp)
         sources: dict[ColumnDataSource, Any] = {
             self._areas: self._area_columns(snap, drawn, rows) | origin_columns(columns, snap.areas.birth[drawn]),
             self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
@@ -224,13 +224,13 @@ class AreaMap:
         low, high = sorted(self._y.shown)
         return slice(int(np.clip(np.floor(low), 0, nr_rows)), int(np.clip(np.ceil(high), 0, nr_rows)))
 
-    def _areas_in_sight(self, snap: Snapshot, rows: slice) -> Ints:
+    def _areas_in_sight(self, snap: Snapshot, rows: slice) -> Ints | range:
         areas = snap.areas
         first, last = np.searchsorted(areas.chunk, [rows.start, max(rows.stop, rows.start)])
         start, end = (edge * KIB for edge in sorted(self._x.shown))
         off = areas.off_bytes[first:last]
         if start <= 0 and end >= self._end_bytes:
-            return np.arange(first, last)
+            return range(first, last)
         return np.asarray(first + np.flatnonzero((off < end) & (off + areas.size_bytes[first:last] > start)))
 
     def _area_columns(self, snap: Snapshot, drawn: Ints, rows: slice) -> dict[str, Ints]:

@@ -184,8 +184,8 @@ class Timeline:
         lane = nr_bands + lane_height / 2
         props = self._y.extend(0, nr_bands + lane_height)
         rows = self._rows_in_sight(lives)
-        is_picture = len(rows) > BUDGET
-        drawn = rows[:0] if is_picture else rows
+        is_picture = rows is None
+        drawn = np.zeros(0, np.intp) if rows is None else rows
         sources: dict[ColumnDataSource, Any] = {
             self._areas: _area_columns(lives, drawn) | origin_columns(columns, lives.birth[drawn]),
             self._notes: _note_columns(columns.annotations, window, nr_bands + lane_height),
@@ -213,12 +213,14 @@ class Timeline:
         props[self._empty] = {"visible": True, **where} if nothing else {"visible": False}
         return Frame(sources, props)
 
-    def _rows_in_sight(self, lives: Lifetimes) -> Ints:
+    def _rows_in_sight(self, lives: Lifetimes) -> Ints | None:
+        """Rows of the lifetimes to be drawn one by one, None if they are too many."""
         low, high = sorted(self._y.shown)
         if low <= 0 and high >= len(lives.bands):
-            return np.arange(len(lives))
+            return np.arange(len(lives)) if len(lives) <= BUDGET else None
         bottom, height = lives.places(slice(None))
-        return np.flatnonzero((bottom < high) & (bottom + height > low))
+        rows = np.flatnonzero((bottom < high) & (bottom + height > low))
+        return rows if len(rows) <= BUDGET else None
 
     def _image_columns(self, lives: Lifetimes, *, is_needed: bool) -> dict[str, Any]:
         if not is_needed:
@@ -234,9 +236,10 @@ def _source(*names: str) -> ColumnDataSource:
 
 
 def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
-    names = ("birth", "death", "off_bytes", "size_bytes")
-    birth, death, off, size = (getattr(lives, name)[part] for name in names)
+    birth, off, size = lives.birth[part], lives.off_bytes[part], lives.size_bytes[part]
     is_live = part >= lives.nr_freed
+    death = np.full(len(part), lives.now)
+    death[~is_live] = lives.freed_at[part[~is_live]]
     bottom, height = lives.places(part)
     columns = (
         birth, lives.bands[lives.band[part]], off, size, np.where(is_live, STILL_IN_USE, death),
