@@ -392,8 +392,9 @@ def tail(events: Events, is_tracing: bool = True, moment: str = "op") -> str:
     if not is_tracing:
         return "tracing is off: no events"
     heading = "by op" if moment == "op" else moment
-    lines = aligned([str(event) for event in events])
-    ops = [f"{event.op:,}" if event.op >= 0 else "boot" for event in events]
+    newest = list(events)
+    lines = aligned([str(event) for event in newest])
+    ops = [f"{event.op:,}" if event.op >= 0 else "boot" for event in newest]
     shown = [f"{op:>9}  {line}" for op, line in zip(ops, lines, strict=True)]
     return "\n".join([f"{heading:>9}  the last events", *shown]) if shown else "no events yet"
 

@@ -106,6 +106,7 @@ function paintLess(Bokeh, plot, isMeasuring) {
   };
   const {primary, overlays} = plot.canvas_view;
   for (const {ctx} of [primary, overlays]) strokeSeenTexts(ctx);
+  beginAnew(primary);
   hideWhileEmpty(plot, overlays.el);
   // Bokeh asks all glyphs for their bounds, also where no range follows them.
   const isFollowing = [...plot.model.references()].some(({type}) => type === "DataRange1d");
@@ -121,6 +122,16 @@ function paintLess(Bokeh, plot, isMeasuring) {
 function strokeSeenTexts(context) {
   const {strokeText} = context;
   context.strokeText = (...text) => { if (context.strokeStyle !== CLEAR) strokeText.apply(context, text); };
+}
+
+// Bokeh outlines a plot without beginning a path: where the last paint ended with one, that would be drawn again.
+function beginAnew(layer) {
+  const {prepare} = layer;
+  layer.prepare = () => {
+    const context = prepare.call(layer);
+    context.beginPath();
+    return context;
+  };
 }
 
 // The page is composed of its canvases, also of those that nothing is drawn on.

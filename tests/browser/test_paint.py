@@ -1,0 +1,120 @@
+"""What is painted only when needed must be there when it is needed."""
+
+import pytest
+
+SETUP = """
+import numpy as np
+from bokeh.models import ColumnDataSource, Range1d
+from bokeh.plotting import figure
+from percpu_lab.views.live import LiveFigure
+
+BLUE, GREEN, RED, YELLOW = "#0000ff", "#00ff00", "#ff0000", "#ffff00"
+
+def columns(seq, n=40):
+    left = np.arange(n, dtype="f4")
+    return {"id": np.arange(n), "left": left, "right": left + 1, "seq": np.full(n, seq),
+            "mark": [RED if seq > 1 else YELLOW] * n}
+
+def make(title="bars"):
+    source = ColumnDataSource(columns(0), name="bars")
+    plot = figure(name="plot", width=600, height=250, title=title, toolbar_location=None, x_range=Range1d(0, 40),
+                  y_range=Range1d(0, 10), tools="box_select,tap", active_drag="box_select",
+                  outline_line_color="#ff00ff", outline_line_width=3)
+    plot.quad(left="left", right="right", bottom=0, top=10, line_color=None, fill_color=BLUE, source=source,
+              selection_fill_color="mark", selection_fill_alpha=1, nonselection_fill_color=GREEN,
+              nonselection_fill_alpha=1, legend_label="bars")
+    plot.add_layout(plot.legend[0], "above")
+    return source, plot
+
+source, plot = make()
+live = LiveFigure(plot)
+live
+"""
+OVERLAY = "labFind((e) => e.tagName === 'CANVAS' && e.matches(':nth-of-type(2)'))[0]"
+PATCHED = "Bokeh.require('core/dom').InlineStyleSheet.prototype._update === window.labPatch"
+
+
+@pytest.fixture
+def bars(open_notebook):
+    notebook = open_notebook(SETUP, "other = LiveFigure(make('other')[1])\nother")
+    notebook.run(0)
+    notebook.wait_for_canvas()
+    return notebook
+
+
+def shares(notebook):
+    """Tenths of the plot in the colours of plain, selected and other rows."""
+    colours = notebook.colours()
+    nr_pixels = sum(colours.get(colour, 0) for colour in ("#0000ff", "#ff0000", "#00ff00"))
+    return [round(10 * colours.get(colour, 0) / nr_pixels) for colour in ("#0000ff", "#ff0000", "#00ff00")]
+
+
+def send(notebook, seq):
+    notebook.execute(f"live.frame({{source: columns({seq})}})")
+    notebook.wait_for(f"labModel('bars').get_column('seq')[0] === {seq}")
+
+
+def test_rows_selected_after_many_frames_have_the_look_of_selected_rows(bars):
+    for seq in (1, 2):
+        send(bars, seq)
+    bars.poll(lambda: shares(bars) == [10, 0, 0], "all rows plain")
+    bars.drag(bars.point("plot", 0.1, 1), bars.point("plot", 7.9, 9))
+    bars.poll(lambda: shares(bars) == [0, 2, 8], "a fifth of the rows selected")
+    bars.execute("live.frame({source: {name: values[4:] for name, values in columns(3).items()}})")
+    bars.poll(lambda: shares(bars) == [0, 1, 9], "the rest of the selected rows, where the new frame has them")
+
+
+def test_a_tap_hits_the_rows_of_the_newest_frame(bars):
+    bars.execute("live.frame({source: {name: values[20:] for name, values in columns(1).items()}})")
+    bars.wait_for("labModel('bars').get_length() === 20")
+    bars.page.mouse.click(*bars.point("plot", 30.5, 5))
+    bars.wait_for_value("[event.ids for event in live._events if event.kind == 'tap'] == [(30,)]")
+
+
+def test_the_overlay_is_on_the_page_while_something_is_in_it(bars):
+    send(bars, 1)
+    bars.wait_for(f"{OVERLAY}.style.display === 'none'")
+    bars.page.mouse.move(*bars.point("plot", 5, 2))
+    bars.page.mouse.down()
+    bars.page.mouse.move(*bars.point("plot", 25, 8), steps=4)
+    bars.wait_for(f"{OVERLAY}.style.display === ''")
+    assert bars.js(f"{OVERLAY}.getBoundingClientRect().width") == 600
+    bars.page.mouse.up()
+    bars.wait_for(f"{OVERLAY}.style.display === 'none'")
+
+
+def test_the_entry_of_a_legend_is_a_picture_in_the_colour_of_its_glyph(bars):
+    pixel = """(() => {
+      const picture = labFind((e) => e.tagName === 'IMG' && e.className.includes('bk-glyph'))[0];
+      if (!picture?.complete) return null;
+      const context = new OffscreenCanvas(20, 20).getContext('2d');
+      context.drawImage(picture, 0, 0, 20, 20);
+      return [...context.getImageData(10, 10, 1, 1).data].join();
+    })()"""
+    bars.wait_for(f"{pixel} === '0,0,255,255'")
+    assert bars.js("labFind((e) => e.tagName === 'CANVAS' && e.className.includes('bk-glyph')).length") == 0
+
+
+def test_bokeh_is_patched_once_a_page(bars):
+    bars.js("window.labPatch = Bokeh.require('core/dom').InlineStyleSheet.prototype._update")
+    bars.run(1)
+    bars.wait_for_canvas(2)
+    assert bars.js(PATCHED)
+    assert "textContent" in bars.js("String(window.labPatch)")
+
+
+def test_a_path_that_the_last_paint_left_is_not_outlined_by_the_next(bars):
+    left_over = """(() => {
+      const [doc, model] = labModels().find(([, {name}]) => name === 'plot');
+      const view = doc.views_manager.find_one(model);
+      const {ctx} = view.canvas_view.primary;
+      ctx.beginPath();
+      ctx.rect(2, 2, 30, 200);
+    })()"""
+    send(bars, 1)
+    before = bars.colours()["#ff00ff"]
+    assert before > 100
+    bars.js(left_over)
+    send(bars, 2)
+    bars.page.wait_for_timeout(1000)
+    assert bars.colours()["#ff00ff"] == before
