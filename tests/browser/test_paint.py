@@ -19,7 +19,8 @@ def make(title="bars"):
     source = ColumnDataSource(columns(0), name="bars")
     plot = figure(name="plot", width=600, height=250, title=title, toolbar_location=None, x_range=Range1d(0, 40),
                   y_range=Range1d(0, 10), tools="box_select,tap", active_drag="box_select",
-                  outline_line_color="#ff00ff", outline_line_width=3)
+                  outline_line_color="#ff00ff", outline_line_width=3, background_fill_color=None,
+                  border_fill_color=None)
     plot.quad(left="left", right="right", bottom=0, top=10, line_color=None, fill_color=BLUE, source=source,
               selection_fill_color="mark", selection_fill_alpha=1, nonselection_fill_color=GREEN,
               nonselection_fill_alpha=1, legend_label="bars")
