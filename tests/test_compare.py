@@ -403,7 +403,7 @@ def test_an_area_selected_in_one_run_is_marked_in_each_where_it_lies_there() -> 
     try:
         board.session.select(0, 4)
         board._frame()
-        marks = [shared._sent for shared in board._shared]
+        marks = [shared._sent for shared in board._drawing._shared]
         assert [mark[1][0] for mark in marks] == [4, 4]
         wanted = []
         for run in result.runs:

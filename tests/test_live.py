@@ -254,6 +254,26 @@ def test_a_closed_figure_is_garbage(plot):
     assert gone() is None
 
 
+def test_a_closed_figure_that_is_kept_keeps_no_models(plot):
+    live, gone = LiveFigure(plot), weakref.ref(plot.renderers[0])
+    live.frame({plot.renderers[0].data_source: {"x": [0], "y": [0]}})
+    live.close()
+    plot.renderers = []
+    gc.collect()
+    assert gone() is None
+    assert (live._root, live._newest, live._props) == ("", {}, {})
+
+
+def test_a_closed_figure_takes_no_frame_and_hears_of_nothing(plot):
+    live = LiveFigure(plot)
+    source = plot.renderers[0].data_source
+    live.frame({source: {"x": [0], "y": [0]}})
+    live.close()
+    assert live.frame({source: {"x": [1], "y": [1]}}) == 1
+    live._receive(live, {"type": "events", "events": [{"kind": "tap", "model": plot.id}]}, None)
+    assert live.drain() == []
+
+
 def test_bokehjs_is_held_once_for_all_figures(plot):
     first, second = LiveFigure(plot), LiveFigure(figure())
     assert first._scripts == second._scripts

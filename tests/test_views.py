@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from fake_engine import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from percpu_lab import Allocator, compare
 from percpu_lab.columns import HOLE, IN_USE, Columns, Unit, snapshot, take
 from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
@@ -433,3 +437,22 @@ def test_a_picture_leaves_pyplot_alone() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: dashboard.Dashboard(Allocator(jit="off")), lambda: compare("reserved", jit="off").watch()],
+    ids=["Dashboard", "CompareBoard"],
+)
+def test_a_closed_board_that_is_kept_keeps_nothing_that_was_drawn(make: Callable[[], Any]) -> None:
+    board = make()
+    assert board.widget is not None  # from here on a thread draws it
+    gone, text = weakref.ref(board._drawing), repr(board)
+    board.close()
+    deadline = time.monotonic() + 30
+    while gone() is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        gc.collect()
+    assert gone() is None
+    assert repr(board) == text
+    assert board._frame() is None

@@ -150,6 +150,52 @@ def _line(plot: _style.Plot, number: int, op: Ints, values: Any) -> Any:
     )  # fmt: skip
 
 
+class _Drawing:
+    """All of a board that is painted.
+
+    Args:
+        together: the runs.
+    """
+
+    def __init__(self, together: Together) -> None:
+        runs = together.runs
+        self._curves = _Curves(runs)
+        self._shared = [Shared() for _ in runs]
+        self._maps = [AreaMap(height=MAP_HEIGHT) for _ in runs]
+        self._texts = [plain_text() for _ in runs]
+        roots: list[LayoutDOM] = list(self._curves.build(together.last_op))
+        for number, (view, shared, text) in enumerate(zip(self._maps, self._shared, self._texts, strict=True)):
+            root = view.build(shared)
+            root.name = f"area_map_{number}"
+            roots += [text, root]
+        self.root = column(*roots, sizing_mode="stretch_width")
+
+    def clicked(self, event: FigureEvent) -> int | None:
+        """Give the op that was clicked in a curve."""
+        return self._curves.handle(event)
+
+    def picked(self, event: FigureEvent) -> list[Selection]:
+        """Take an event of the browser; gives what a tap has picked."""
+        selections = [view.handle(event) for view in self._maps]
+        return [selection for selection in selections if selection is not None]
+
+    def frame(self, together: Together, selection: Selection) -> Frame:
+        """Draw the moment under the cursor."""
+        with together.lock:
+            now, moments = together.now, [run.columns() for run in together.runs]
+        maps = [self._map(number, run.name, columns, selection)
+                for number, (run, columns) in enumerate(zip(together.runs, moments, strict=True))]  # fmt: skip
+        return merged(self._curves.update(now), *maps)
+
+    def _map(self, number: int, name: str, columns: Columns, selection: Selection) -> Frame:
+        shared, selection = self._shared[number], local_selection(selection, columns)
+        shared.select(selection)
+        texts: dict[Model, dict[str, Json]] = {
+            self._texts[number]: {"text": f"{name}  ·  {summary(columns, selection)}"}
+        }
+        return merged(shared.update(columns), self._maps[number].update(columns), Frame({}, texts))
+
+
 class CompareBoard:
     """A widget that shows several runs of the same requests at one moment, which a slider moves.
 
@@ -167,7 +213,8 @@ class CompareBoard:
         self.session = Session(self.together)
         self._commands: deque[Callable[[], None]] = deque()
         self._wanted: int | None = None
-        self._build_figure()
+        self._drawing: _Drawing | None = _Drawing(self.together)
+        self.figure = LiveFigure(self._drawing.root, note=repr(self))
         self.message = Message()
         self._slider = RecordingControls(self, self.together.first_op, self.together.last_op, self.together.now)
         self._box = widgets.VBox([self._slider, self.message, self.figure])
@@ -175,20 +222,8 @@ class CompareBoard:
         self.session.on_post(self._pump.wake)
         self.figure.on_close(self.session.pause)
         self.figure.on_close(lambda: close_tree(self._box))
+        self.figure.on_close(self._let_go)
         self.publisher: Publisher | None = None
-
-    def _build_figure(self) -> None:
-        runs = self.together.runs
-        self._curves = _Curves(runs)
-        self._shared = [Shared() for _ in runs]
-        self._maps = [AreaMap(height=MAP_HEIGHT) for _ in runs]
-        self._texts = [plain_text() for _ in runs]
-        roots: list[LayoutDOM] = list(self._curves.build(self.together.last_op))
-        for number, (view, shared, text) in enumerate(zip(self._maps, self._shared, self._texts, strict=True)):
-            root = view.build(shared)
-            root.name = f"area_map_{number}"
-            roots += [text, root]
-        self.figure = LiveFigure(column(*roots, sizing_mode="stretch_width"), note=repr(self))
 
     def __repr__(self) -> str:
         return f"<CompareBoard of {', '.join(repr(run.name) for run in self.together.runs)}>"
@@ -212,33 +247,24 @@ class CompareBoard:
 
     # --- one frame, on the publisher's thread --------------------------------------------
 
-    def _frame(self) -> Frame:
+    def _frame(self) -> Frame | None:
+        drawing = self._drawing
+        if drawing is None:
+            return None
         for event in self.figure.drain():
-            self._handle(event)
-        with self.together.lock:
-            moments = [run.columns() for run in self.together.runs]
-        frames = [self._curves.update(self.together.now)]
-        for number, columns in enumerate(moments):
-            frames.append(self._frame_of(number, columns))
-        return merged(*frames)
+            self._handle(event, drawing)
+        return drawing.frame(self.together, self.session.selection)
 
-    def _handle(self, event: FigureEvent) -> None:
-        op = self._curves.handle(event)
+    def _handle(self, event: FigureEvent, drawing: _Drawing) -> None:
+        op = drawing.clicked(event)
         if op is not None:
             self.session.post("seek", op)
-        for view in self._maps:
-            selection = view.handle(event)
-            if selection is not None:
-                self.session.post("select", selection.chunk, selection.area)
+        for selection in drawing.picked(event):
+            self.session.post("select", selection.chunk, selection.area)
 
-    def _frame_of(self, number: int, columns: Columns) -> Frame:
-        shared, run = self._shared[number], self.together.runs[number]
-        selection = local_selection(self.session.selection, columns)
-        shared.select(selection)
-        texts: dict[Model, dict[str, Json]] = {
-            self._texts[number]: {"text": f"{run.name}  ·  {summary(columns, selection)}"}
-        }
-        return merged(shared.update(columns), self._maps[number].update(columns), Frame({}, texts))
+    def _let_go(self) -> None:
+        """Leave what was drawn to the garbage collector: `Out` of a notebook keeps every board that was ever shown."""
+        self._drawing = None
 
     # --- commands: asked for anywhere, done at the safe point ------------------------------
 

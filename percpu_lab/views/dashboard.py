@@ -73,6 +73,43 @@ VIEWS: dict[str, Callable[[], View]] = {
 }
 
 
+class _Drawing:
+    """All of a board that is painted.
+
+    Args:
+        view_names: out of VIEWS, from top to bottom.
+        moment: what texts call a place on the time axis.
+    """
+
+    def __init__(self, view_names: Sequence[str], moment: str) -> None:
+        self._moment = moment
+        self._shared, self._news, self._kept = Shared(moment=moment), News(), Kept()
+        self._views = [VIEWS[name]() for name in view_names]
+        self._summary, self._tail = plain_text(), plain_text()
+        roots = [view.build(self._shared) for view in self._views]
+        for name, root in zip(view_names, roots, strict=True):
+            root.name = name
+        self.root = column(self._summary, *roots, self._tail, sizing_mode="stretch_width")
+
+    def picked(self, event: FigureEvent) -> list[Selection]:
+        """Take an event of the browser; gives what a tap has picked."""
+        parts: tuple[Shared | View, ...] = (self._shared, *self._views)
+        selections = [part.handle(event) for part in parts]
+        return [selection for selection in selections if selection is not None]
+
+    def frame(self, source: Any, selection: Selection) -> Frame:
+        """Draw the newest state."""
+        self._shared.select(selection)
+        columns = take(source, self._kept)
+        frames = [self._shared.update(columns), *(self._news.of(view.update(columns)) for view in self._views)]
+        newest = source.events(columns.events.next_seq - TAIL_EVENTS, TAIL_EVENTS)
+        texts: dict[Model, dict[str, Json]] = {
+            self._summary: {"text": summary(columns, selection)},
+            self._tail: {"text": tail(newest, columns.is_tracing, self._moment)},
+        }
+        return merged(*frames, Frame({}, texts))
+
+
 class Dashboard:
     """A widget that shows an allocator or a recorded run while it moves.
 
@@ -105,26 +142,15 @@ class Dashboard:
         self._source: Any = subject.engine if isinstance(subject, Allocator) else subject
         self._player: Player | None = None
         self._made: list[PercpuPtr] = []
-        self._kept = Kept()
         self._commands: deque[Callable[[], None]] = deque()
         self.session = Session(self._source, self._step if isinstance(subject, Allocator) else None)
         self._moment = moment_word(getattr(self._source, "annotations", None))
-        self._build_figure()
+        self._drawing: _Drawing | None = _Drawing(self.view_names, self._moment)
+        self.figure = LiveFigure(self._drawing.root, note=repr(self))
         self._build_controls(controls)
         self._pump = Pump(self._safe_point)
         self.session.on_post(self._pump.wake)
         self.publisher: Publisher | None = None
-
-    def _build_figure(self) -> None:
-        self.shared, self._news = Shared(moment=self._moment), News()
-        self.views = [VIEWS[name]() for name in self.view_names]
-        self._summary, self._tail = plain_text(), plain_text()
-        roots = [view.build(self.shared) for view in self.views]
-        for name, root in zip(self.view_names, roots, strict=True):
-            root.name = name
-        self.figure = LiveFigure(
-            column(self._summary, *roots, self._tail, sizing_mode="stretch_width"), note=repr(self)
-        )
 
     def _build_controls(self, wanted: bool) -> None:
         self.message = Message()
@@ -140,6 +166,7 @@ class Dashboard:
         box = self._box = widgets.VBox([*parts, self.figure])
         self.figure.on_close(self.session.pause)
         self.figure.on_close(lambda: close_tree(box))
+        self.figure.on_close(self._let_go)
 
     # --- display ------------------------------------------------------------------
 
@@ -174,22 +201,18 @@ class Dashboard:
 
     # --- one frame, on the publisher's thread ------------------------------------------
 
-    def _frame(self) -> Frame:
+    def _frame(self) -> Frame | None:
+        drawing = self._drawing
+        if drawing is None:
+            return None
         for event in self.figure.drain():
-            parts: tuple[Shared | View, ...] = (self.shared, *self.views)
-            for part in parts:
-                selection = part.handle(event)
-                if selection is not None:
-                    self.session.post("select", selection.chunk, selection.area)
-        self.shared.select(self.session.selection)
-        columns = take(self._source, self._kept)
-        frames = [self.shared.update(columns), *(self._news.of(view.update(columns)) for view in self.views)]
-        newest = self._source.events(columns.events.next_seq - TAIL_EVENTS, TAIL_EVENTS)
-        texts: dict[Model, dict[str, Json]] = {
-            self._summary: {"text": summary(columns, self.shared.selection)},
-            self._tail: {"text": tail(newest, columns.is_tracing, self._moment)},
-        }
-        return merged(*frames, Frame({}, texts))
+            for selection in drawing.picked(event):
+                self.session.post("select", selection.chunk, selection.area)
+        return drawing.frame(self._source, self.session.selection)
+
+    def _let_go(self) -> None:
+        """Leave what was drawn to the garbage collector: `Out` of a notebook keeps every board that was ever shown."""
+        self._drawing = None
 
     # --- commands: asked for anywhere, done at the safe point ----------------------------
 

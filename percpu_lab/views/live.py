@@ -141,7 +141,7 @@ class LiveFigure(anywidget.AnyWidget):
         props: Mapping[Model, Mapping[str, Json]] | None = None,
         seq: int | None = None,
     ) -> int:
-        """Send one frame, from any thread; Bokeh's models in Python do not change.
+        """Send one frame, from any thread; Bokeh's models in Python do not change. A closed figure takes none.
 
         Args:
             sources: as in Frame.
@@ -157,6 +157,8 @@ class LiveFigure(anywidget.AnyWidget):
         encoded = {self._id_of(source): encode(columns) for source, columns in sources.items()}
         changed = {self._id_of(model): dict(attrs) for model, attrs in (props or {}).items()}
         with self._lock:
+            if self._closed:
+                return self._seq
             self._seq = self._seq + 1 if seq is None else seq
             self._newest |= encoded
             for model_id, attrs in changed.items():
@@ -165,7 +167,7 @@ class LiveFigure(anywidget.AnyWidget):
             return self._seq
 
     def _id_of(self, model: Model) -> str:
-        if model.id not in self._models:
+        if model.id not in self._models and not self._closed:
             raise LabError(f"{model!r} is not part of {self!r}", where="frame", remedy="add it before LiveFigure(root)")
         return cast(str, model.id)
 
@@ -233,6 +235,14 @@ class LiveFigure(anywidget.AnyWidget):
         for callback in self._on_close:
             callback()
         self._on_close.clear()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Leave the models and what was sent to the garbage collector, whoever keeps the figure."""
+        with self._lock:
+            self._models = {}
+            self._newest, self._props = {}, {}
+            self._root = ""
 
     def _receive(self, _widget: object, content: dict[str, Any], _buffers: object) -> None:
         """Take a message of live.js, perhaps while a cell runs on another thread: touch nothing but the queues."""
@@ -248,16 +258,17 @@ class LiveFigure(anywidget.AnyWidget):
                     self._send_frame(self._newest, self._props)
 
     def _decode(self, events: Iterable[dict[str, Any]]) -> list[FigureEvent]:
+        models = self._models  # those of an open figure, though it is closed meanwhile
         return [
             FigureEvent(
                 kind=event["kind"],
-                model=self._models[event["model"]],
+                model=models[event["model"]],
                 ids=tuple(event.get("ids", ())),
                 indices=tuple(event.get("indices", ())),
                 **{name: float(event[name]) for name in ("x", "y", "start", "end") if name in event},
             )
             for event in events
-            if event["kind"] in get_args(Kind) and event["model"] in self._models
+            if event["kind"] in get_args(Kind) and event["model"] in models
         ]
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 SETUP = """
-import threading, time, comm
+import gc, threading, time, comm
 import numpy as np
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, Div, Range1d, RangeTool
@@ -58,6 +58,11 @@ BLUE = "#0072b2"
 
 def comms(notebook):
     return notebook.value("len(comm.get_comm_manager().comms)")
+
+
+def sources(notebook):
+    """Number of Bokeh's sources that the kernel keeps."""
+    return notebook.value("[gc.collect(), sum(type(one) is ColumnDataSource for one in gc.get_objects())][1]")
 
 
 @pytest.fixture(scope="module")
@@ -241,10 +246,11 @@ def test_twenty_runs_of_a_cell_leave_one_figure(open_notebook):
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
-    nr_comms = comms(notebook)
+    nr_comms, nr_sources = comms(notebook), sources(notebook)
     for _ in range(20):
         notebook.run(1)
     assert comms(notebook) == nr_comms
+    assert sources(notebook) == nr_sources, "kept by what Out keeps"
     notebook.wait_for_value("sum('publisher' in thread.name for thread in threading.enumerate()) == 1")
     notebook.wait_for("Bokeh.documents.length === 1 && labCanvases().length === 1")
     assert notebook.js("Bokeh.index.roots.map((view) => view.model.type).sort()") == ["Figure", "Notifications"]
