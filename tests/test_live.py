@@ -346,6 +346,7 @@ class Bench:
     def __init__(self, cost=0.0, **options):
         self.version = 0
         self.cost = cost
+        self.sent_at = []
         self.clock = FakeClock()
         self.figure = FakeFigure()
         self.publisher = Publisher(
@@ -354,6 +355,7 @@ class Bench:
 
     def produce(self):
         self.clock.cpu_time += self.cost
+        self.sent_at.append(self.clock.time)
         return Frame({}, {"now": self.version})
 
     @property
@@ -521,6 +523,14 @@ def test_a_frame_that_comes_late_is_made_up_for_as_far_as_its_cost_allows(cost, 
         if visitors:
             visitors.pop()()
     assert len(bench.shown) / 20 == pytest.approx(rate, rel=0.05)
+
+
+def test_a_pause_in_which_nothing_changed_is_not_made_up_for():
+    bench = Bench(interval=0.1)
+    bench.run(5, busy=False)
+    bench.run(1)
+    assert bench.sent_at[0] == 0 and bench.sent_at[1] >= 5
+    assert bench.sent_at[2] - bench.sent_at[1] == pytest.approx(0.1)
 
 
 def test_what_the_user_did_is_not_left_to_a_thread_that_may_never_come():

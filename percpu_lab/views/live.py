@@ -445,6 +445,8 @@ class Publisher:
             if seen != self._seen:
                 self._seen = seen
                 self._send(figure)
+            else:  # no frame is late that nobody had to make
+                self._due_at = self._clock.now() + self._interval / 2
         except Exception as error:
             self._fail(figure, error)
         finally:
@@ -458,7 +460,7 @@ class Publisher:
             self._sent_at = start
         # Processor time: waiting for the GIL or a lock costs the running cell nothing.
         cost = self._clock.cpu() - cpu_start
-        late = min(start - self._due_at, self._interval)  # the next one makes up for it, as far as cost allows
+        late = min(max(start - self._due_at, 0), self._interval)  # the next one makes up for it, as far as cost allows
         self._due_at = start + min(max(self._interval - late, COST_FACTOR * cost), MAX_DELAY_SECONDS)
         if self._error is not None:
             self._error = None
