@@ -47,19 +47,20 @@ function tell(model, message) {
 // ---- frames
 
 // A column: [name, "array", [dtype, shape]], [name, "arrays", [[dtype, shape], ...]] or [name, "list", values].
-function takeFrame({seq, sources, props}, buffers) {
-  const rest = buffers.values();
-  const take = ([dtype, shape]) => ({dtype: DTYPES[dtype], shape, bytes: rest.next().value});
+// The bytes of all arrays stand in one buffer, in the order of the columns.
+function takeFrame({seq, sources, props}, [data = new DataView(new ArrayBuffer(0))]) {
+  let at = data.byteOffset;
+  const take = ([dtype, shape]) => {
+    const start = at, end = (at += shape.reduce((product, length) => product * length, Number(dtype[1])));
+    return {dtype: DTYPES[dtype], shape, bytes: () => data.buffer.slice(start, end)};
+  };
   const columns = (specs) => specs.map(([name, kind, spec]) =>
     kind === "array" ? [name, take(spec)] : kind === "arrays" ? [name, spec.map(take)] : [name, spec]);
   return {seq, props, sources: sources.map(([id, specs]) => [id, {seq, columns: columns(specs), data: null}])};
 }
 
 function dataOf(ndarray, frame) {
-  const array = ({bytes, dtype, shape}) => {
-    const {buffer, byteOffset, byteLength} = bytes; // unaligned: has to be copied
-    return ndarray(buffer.slice(byteOffset, byteOffset + byteLength), {dtype, shape});
-  };
+  const array = ({bytes, dtype, shape}) => ndarray(bytes(), {dtype, shape}); // unaligned: has to be copied
   const column = (value) => Array.isArray(value) ? value.map((item) => (item?.bytes ? array(item) : item)) : array(value);
   frame.data ??= Object.fromEntries(frame.columns.map(([name, value]) => [name, column(value)]));
   frame.columns = null; // free the message

@@ -173,8 +173,9 @@ class LiveFigure(anywidget.AnyWidget):
 
     def _send_frame(self, sources: Mapping[str, Columns], props: Mapping[str, Mapping[str, Json]]) -> None:
         specs = [[source_id, encoded.specs] for source_id, encoded in sources.items()]
-        buffers = [buffer for encoded in sources.values() for buffer in encoded.buffers]
-        self.send({"type": "frame", "seq": self._seq, "sources": specs, "props": props}, buffers)
+        # As one buffer: the kernel's sending thread takes the GIL from a running cell once for each of them.
+        data = b"".join(buffer for encoded in sources.values() for buffer in encoded.buffers)
+        self.send({"type": "frame", "seq": self._seq, "sources": specs, "props": props}, [data] if data else [])
 
     def show_error(self, text: str) -> None:
         """Show a text under the figure in every view; an empty text takes it away."""
