@@ -531,6 +531,21 @@ def test_a_frame_that_comes_late_is_made_up_for_as_far_as_its_cost_allows(cost, 
     assert len(bench.shown) / 20 == pytest.approx(rate, rel=0.05)
 
 
+def test_a_stop_is_made_up_for_by_at_most_two_frames():
+    bench = Bench(interval=0.1, cost=0.005)
+    bench.run(1)
+    nr_before = len(bench.shown)
+    bench.version += 1
+    bench.clock.time += 1
+    stopped_until = bench.clock.time
+    bench.run(1)
+    gaps = [after - before for before, after in itertools.pairwise(bench.sent_at[nr_before:])]
+    assert bench.sent_at[nr_before] == stopped_until
+    assert len(gaps) == pytest.approx(10 + 2, abs=1)
+    assert min(gaps) == pytest.approx(6 * 0.005), "no sooner than the cost allows"
+    assert gaps[-1] == pytest.approx(0.1)
+
+
 def test_a_pause_in_which_nothing_changed_is_not_made_up_for():
     bench = Bench(interval=0.1)
     bench.run(5, busy=False)

@@ -42,6 +42,7 @@ MAX_LAG_SECONDS = 1.2  # of the browser, whose acks come twice a second
 ACK_TIMEOUT_SECONDS = 0.4  # acks may not come during a cell: the last frame must be out 0.5 s after its end
 COST_FACTOR = 6  # at most a sixth of a processor goes into frames: a cell takes less than 1.25 times as long
 MAX_DELAY_SECONDS = 1.0
+MOST_OWED = 2  # frames: a full garbage collection stops a loop for longer than an interval
 VISIT_SECONDS = 0.03  # in which a thread that changes the state comes by
 
 
@@ -368,6 +369,7 @@ class Publisher:
         self._wake = threading.Event()
         self._closed = False
         self._seen: tuple[object, int] | None = None  # the version of the last frame; None: no frame yet
+        self._planned_at = 0.0  # at a steady rate
         self._due_at = 0.0
         self._sent_at = 0.0
         self._in_flight: deque[tuple[int, float]] = deque(maxlen=MAX_WAITING_EVENTS)  # frame, time it was sent at
@@ -407,14 +409,19 @@ class Publisher:
             return None
         now = self._clock.now()
         if now < self._due_at or self._must_wait_for_acks(figure, now):
-            return max(self._due_at - now, self._interval / 2)
+            return self._rest()
         if self._visit is not None and not self._is_called and self._has_moved():
             self._is_called = True
             self._visit(self._come_by)
             return VISIT_SECONDS
         self._is_called = False  # nobody came by
         self._send_if_changed(figure)
-        return max(self._due_at - self._clock.now(), self._interval / 2)
+        return self._rest()
+
+    def _rest(self) -> float:
+        """Seconds until the next frame is due; half an interval where none may be sent yet."""
+        seconds = self._due_at - self._clock.now()
+        return seconds if seconds > 0 else self._interval / 2
 
     def _has_moved(self) -> bool:
         return self._seen is not None and self._version() != self._seen[0]
@@ -447,7 +454,7 @@ class Publisher:
                 self._seen = seen
                 self._send(figure)
             else:  # no frame is late that nobody had to make
-                self._due_at = self._clock.now() + self._interval / 2
+                self._due_at = self._planned_at = self._clock.now() + self._interval / 2
         except Exception as error:
             self._fail(figure, error)
         finally:
@@ -461,8 +468,10 @@ class Publisher:
             self._sent_at = start
         # Processor time: waiting for the GIL or a lock costs the running cell nothing.
         cost = self._clock.cpu() - cpu_start
-        late = min(max(start - self._due_at, 0), self._interval)  # the next one makes up for it, as far as cost allows
-        self._due_at = start + min(max(self._interval - late, COST_FACTOR * cost), MAX_DELAY_SECONDS)
+        # A frame that came late is made up for by the next ones, as far as their cost allows.
+        planned_at = min(max(self._planned_at, start - MOST_OWED * self._interval), start)
+        self._planned_at = planned_at + self._interval
+        self._due_at = max(self._planned_at, start + min(COST_FACTOR * cost, MAX_DELAY_SECONDS))
         if self._error is not None:
             self._error = None
             figure.show_error("")
