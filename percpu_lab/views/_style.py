@@ -142,10 +142,14 @@ def show_ops(plot: Plot) -> None:
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
 
 
+#: stands nowhere, or is there to be pointed at only: the tag spares painting it (paint.js)
+UNSEEN = {"tags": ["unseen"]}
+
+
 def add_sample(plot: Plot, colour: str, **hatch: Any) -> Any:
     """Add a glyph that stands nowhere, for a legend."""
     nowhere = [math.nan]
-    return plot.quad(nowhere, nowhere, nowhere, nowhere, fill_color=colour, line_color=None, **hatch)
+    return plot.quad(nowhere, nowhere, nowhere, nowhere, fill_color=colour, line_color=None, **UNSEEN, **hatch)
 
 
 def add_status(plot: Plot) -> Title:

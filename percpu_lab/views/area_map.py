@@ -160,7 +160,7 @@ class AreaMap:
         triangle = {"marker": "triangle", "size": 8, "color": _style.NOTE, "line_color": "white"}
         plot.scatter("x", "y", source=self._search, **triangle)
         no_page = _style.add_sample(plot, _style.NO_PAGE_FILL, **hatch)
-        search = plot.scatter([np.nan], [np.nan], **triangle)
+        search = plot.scatter([np.nan], [np.nan], **_style.UNSEEN, **triangle)
         samples = [_style.add_sample(plot, colour) for colour in _style.AREA_COLOURS]
         entries = list(zip(AREA_WORDS, samples, strict=True))
         entries = [entries[kind] for kind in _style.LEGEND_KINDS]

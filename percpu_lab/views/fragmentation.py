@@ -75,13 +75,13 @@ class Fragmentation:
             line = {"mode": "after", "line_color": colour, "line_dash": dash}
             upper.step("op", name, source=self._total, line_width=2.4, **line)
             upper.step("op", name, source=self._chosen, line_width=1, **line)
-            entries.append((words, upper.step([np.nan], [np.nan], line_width=2.4, **line)))
+            entries.append((words, upper.step([np.nan], [np.nan], line_width=2.4, **_style.UNSEEN, **line)))
         share = {"mode": "after", "line_color": _style.FRAGMENTED}
         lower.step("op", "external", source=self._total, line_width=2.4, **share)
         lower.step("op", "external", source=self._chosen, line_width=1, **share)
         lower.yaxis.ticker = FixedTicker(ticks=[0, 50, 100])
         _style.add_legend(upper, entries)
-        points = upper.scatter("op", "free_bytes", source=self._total, size=5, fill_alpha=0, line_alpha=0)
+        points = upper.scatter("op", "free_bytes", source=self._total, size=5, fill_alpha=0, line_alpha=0, **_style.UNSEEN)
         tips = [
             (self._shared.moment, "@op{0,0}"),
             *((words, f"@{name}{{0,0.0}} KiB") for name, words, _, _ in _style.LINES),

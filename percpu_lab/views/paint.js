@@ -5,6 +5,7 @@
 //                             canvas of the overlays on the page while something is in it
 //                             legend, texts' room    when frames pause
 //                             spare glyphs, indices  when used
+//                             what shows nothing     never: empty sources, and what bears the tag "unseen"
 
 const STYLES_KEPT_MS = 1000;
 const MOST_WIDTHS = 10_000;
@@ -146,6 +147,11 @@ function hideWhileEmpty(plot, canvas) {
 
 function prepareOnDemand(Bokeh, view) {
   view.update_position = () => {}; // of an empty element on the page, one a glyph, which would follow its data
+  const {_paint} = view, isUnseen = view.model.glyph.tags.includes("unseen");
+  view._paint = (context) => {
+    if (isUnseen || view.glyph.data_size === 0) view.map_data(); // what is pointed at may be unseen
+    else _paint.call(view, context);
+  };
   for (const name of SPARE_GLYPHS) {
     if (view[name]) prepareSpare(Bokeh, view, view[name]);
   }

@@ -132,11 +132,13 @@ class Timeline:
             colour = _style.FAILURE if event == L.EVENT_FAIL else _style.CHUNK
             look = {"marker": marker, "line_width": 2.5, "color": colour}
             glyph = plot.scatter("op", "y", source=self._marks[event], size="pixels", **look)
-            entries.append((words[event], plot.scatter([np.nan], [np.nan], size=11, **look | {"line_width": 1.5})))
+            sample = plot.scatter([np.nan], [np.nan], size=11, **_style.UNSEEN, **look | {"line_width": 1.5})
+            entries.append((words[event], sample))
             self._mark_tips.append(_mark_hover(glyph, event, words[event], self._shared.moment))
         self._mark_tips.append(self._add_notes(plot))
         for colour, what in ((_style.NOTE, "marker"), (_style.FAILURE, "events lost")):
-            entries.append((what, plot.scatter([np.nan], [np.nan], size=8, marker="inverted_triangle", color=colour)))
+            look = {"size": 8, "marker": "inverted_triangle", "color": colour}
+            entries.append((what, plot.scatter([np.nan], [np.nan], **_style.UNSEEN, **look)))
         self._note_items = _style.add_legend(plot, entries)[-2:]
 
     def _add_notes(self, plot: _style.Plot) -> HoverTool:

@@ -65,6 +65,27 @@ def test_rows_selected_after_many_frames_have_the_look_of_selected_rows(bars):
     bars.poll(lambda: shares(bars) == [0, 1, 9], "the rest of the selected rows, where the new frame has them")
 
 
+def test_what_shows_nothing_is_not_painted_but_can_be_pointed_at(open_notebook):
+    notebook = open_notebook(
+        SETUP.replace("source, plot = make()", "source, plot = make()\nplot.renderers[0].glyph.tags = ['unseen']"),
+        "source, plot = make('seen')\nlive = LiveFigure(plot)\nlive",
+    )
+    notebook.run(0)
+    notebook.wait_for_canvas()
+    assert notebook.colours().get("#0000ff", 0) == 0
+    notebook.page.mouse.click(*notebook.point("plot", 30.5, 5))
+    notebook.wait_for_value("[event.ids for event in live.drain() if event.kind == 'tap'] == [(30,)]")
+    notebook.run(1)
+    notebook.wait_for("labCanvases().length === 2 && (labColours(1)['#0000ff'] ?? 0) > 1000")
+
+
+def test_nothing_is_left_of_rows_that_are_gone(bars):
+    send(bars, 1)
+    bars.poll(lambda: bars.colours().get("#0000ff", 0) > 1000, "rows")
+    bars.execute("live.frame({source: {name: values[:0] for name, values in columns(2).items()}})")
+    bars.poll(lambda: bars.colours().get("#0000ff", 0) == 0, "no rows")
+
+
 def test_a_tap_hits_the_rows_of_the_newest_frame(bars):
     bars.execute("live.frame({source: {name: values[20:] for name, values in columns(1).items()}})")
     bars.wait_for("labModel('bars').get_length() === 20")
