@@ -94,6 +94,7 @@ class ChunkColumns(RichColumns, Frozen):
         contig_hint: as the allocator believes; largest_free_bytes is the truth.
         first_free_off: offset at which a search begins.
         sum_frag, max_frag: bytes of all holes and of the largest hole (spec 8.3).
+        changed: op of the last change of its areas; UNKNOWN where that is not kept.
     """
 
     ordinal: Ints
@@ -109,6 +110,7 @@ class ChunkColumns(RichColumns, Frozen):
     nr_populated: Ints
     sum_frag: Ints
     max_frag: Ints
+    changed: Ints
 
     def __len__(self) -> int:
         return len(self.ordinal)
@@ -393,6 +395,7 @@ def _chunks(
         nr_populated=head[:, L.NR_POPULATED].copy(),
         sum_frag=sum_frag,
         max_frag=max_frag,
+        changed=head[:, L.CHANGED].copy(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,53 +111,152 @@ def _levels(share: Shares) -> Codes:
     return np.clip(share, 0, LEVELS, out=share).astype(np.uint8)
 
 
-class Sums:
-    """Memory for the sums of a picture, kept from picture to picture: fresh memory takes longer than the sums."""
+@dataclass(frozen=True, slots=True)
+class PictureForm:
+    """What a picture of lifetimes shows, and how finely.
+
+    Args:
+        start: op at the left edge.
+        bin_ops: ops a pixel is wide.
+        nr_bins: pixels across.
+        bottom: lower edge, counted in bands.
+        per_band: pixels a band is high.
+        nr_rows: pixels up.
+    """
+
+    start: int
+    bin_ops: float
+    nr_bins: int
+    bottom: float
+    per_band: float
+    nr_rows: int
+
+    @classmethod
+    def of(cls, lives: Lifetimes, nr_bins: int, nr_rows: int) -> PictureForm:
+        """Show the whole window and all bands in so many pixels."""
+        start, end = lives.window
+        return cls(start, max(end - start, 1) / nr_bins, nr_bins, 0, nr_rows / max(len(lives.bands), 1), nr_rows)
+
+    @property
+    def end(self) -> float:
+        """The op behind the right edge."""
+        return self.start + self.nr_bins * self.bin_ops
+
+    @property
+    def top(self) -> float:
+        """The upper edge, counted in bands."""
+        return self.bottom + self.nr_rows / self.per_band
+
+    def bins(self, op: Ints, last: int) -> Shares:
+        """Give the places of ops, counted in pixels from the left edge up to the last."""
+        place = np.subtract(op, self.start, dtype=np.float64)
+        place *= 1 / self.bin_ops
+        return np.clip(place, 0, last, out=place)
+
+    def rows(self, lives: Lifetimes, band: Ints, off: Ints, size: Ints) -> tuple[Ints, Ints]:
+        """Give the lower edge and the height of areas, in pixels."""
+        low, height = lives.placed(band, off, size, self.per_band, np.float32)
+        low -= np.float32(self.bottom * self.per_band)
+        return low, height
+
+
+def steady_form(lives: Lifetimes, most_bins: int, most_rows: int, bottom: float, top: float) -> PictureForm:
+    """Choose a form that stays while the window grows, as far as it can: in steps of two, at whole bands and pixels.
+
+    Args:
+        most_bins, most_rows: pixels across and up; there may be half as many.
+        bottom, top: the part of the bands in sight, which the picture covers.
+    """
+    start, end = lives.window
+    bin_ops = 1 << (max(-(-(end - start) // most_bins), 1) - 1).bit_length()
+    start -= start % bin_ops
+    nr_bins = max(-(-(end - start) // bin_ops), 1)
+    low, high = max(math.floor(bottom), 0), min(math.ceil(top), max(len(lives.bands), 1))
+    nr_bands = max(high - low, 1)
+    if nr_bands > most_rows:
+        return PictureForm(start, bin_ops, nr_bins, low, most_rows / nr_bands, most_rows)
+    per_band = 1 << (most_rows // nr_bands).bit_length() - 1
+    return PictureForm(start, bin_ops, nr_bins, low, per_band, nr_bands * per_band)
+
+
+class LiveSteps:
+    """Where areas in use begin in a picture of lifetimes: chunks that have not changed since the last one serve again.
+
+        rows    | band 0 | band 1 | band 2 |        of a band that belongs to a chunk that has not changed: kept
+        columns | bin 0 | bin 1 | ... | behind      in each the shares of pixels that begin there; when the left edge
+                                                    moves by whole bins, the columns move, and bin 0 takes in the rest
+
+    Invariant: bins are as wide, bands as high and as many pixels from the bottom as in the last picture, and no chunk
+    that is taken over has changed since; else all begins anew.
+    """
 
     def __init__(self) -> None:
-        self._cells = np.zeros((2, 0))
+        self._form: PictureForm | None = None
+        self._now = 0
+        self._bands = np.zeros(0, np.int64)
+        self._steps = np.zeros((0, 0))
 
-    def cleared(self, nr_cells: int) -> Shares:
-        """Give two rows of zeros, which are those given before."""
-        if self._cells.shape[1] < nr_cells:
-            self._cells = np.empty((2, nr_cells))
-        cells = self._cells[:, :nr_cells]
-        cells.fill(0)
-        return cells
+    def of(self, lives: Lifetimes, form: PictureForm) -> Shares:
+        """Give the steps for a picture: one row more below and above, which are out of sight, and one column behind."""
+        shape = (form.nr_rows + 2, form.nr_bins + 1)
+        is_new = np.ones(len(lives.chunk_band), np.bool_)
+        steps = np.zeros(shape)
+        if self._moved_into(steps, lives, form):
+            is_new = (lives.changed < 0) | (lives.changed >= self._now)
+            is_new |= lives.chunk_band >= len(self._bands)
+            self._clear(steps, lives, is_new, form)
+        self._add(steps, lives, is_new, form)
+        self._form, self._now, self._bands, self._steps = form, lives.now, lives.bands, steps
+        return steps
+
+    def _moved_into(self, steps: Shares, lives: Lifetimes, form: PictureForm) -> bool:
+        """Take over the last picture's steps if they fit."""
+        last, old = self._form, self._bands
+        if last is None or (last.bin_ops, last.per_band, last.bottom) != (form.bin_ops, form.per_band, form.bottom):
+            return False
+        shift = (form.start - last.start) / form.bin_ops
+        is_later = lives.now >= self._now and lives.window[1] > lives.now  # nothing that is in use lies behind
+        is_whole = shift == int(shift) >= 0 and form.per_band == int(form.per_band) and form.bottom == 0
+        if not is_later or not is_whole or not np.array_equal(lives.bands[: len(old)], old):
+            return False
+        nr_rows, k = min(last.nr_rows, form.nr_rows) + 1, min(int(shift), last.nr_bins)
+        nr_bins = min(last.nr_bins - k, form.nr_bins)
+        steps[1:nr_rows, :nr_bins] = self._steps[1:nr_rows, k : k + nr_bins]
+        steps[1:nr_rows, 0] += self._steps[1:nr_rows, :k].sum(axis=1)
+        return True
+
+    def _clear(self, steps: Shares, lives: Lifetimes, is_new: Ints, form: PictureForm) -> None:
+        """Forget the areas of chunks that changed, and of those that are no more."""
+        is_kept = np.zeros(max(len(lives.bands), form.nr_rows), np.bool_)
+        is_kept[lives.chunk_band[~is_new]] = True
+        steps[1:-1][~np.repeat(is_kept, int(form.per_band))[: form.nr_rows]] = 0
+
+    def _add(self, steps: Shares, lives: Lifetimes, is_new: Ints, form: PictureForm) -> None:
+        live = lives.live if is_new.all() else lives.live[is_new[lives.areas.chunk[lives.live]]]
+        for part in _blocks(0, len(live)):
+            rows, areas = live[part], lives.areas
+            place = lives.chunk_band[areas.chunk[rows]], areas.off_bytes[rows], areas.size_bytes[rows]
+            left = form.bins(areas.birth[rows], form.nr_bins).astype(np.intp)
+            _add_steps(steps, left, *form.rows(lives, *place))
 
 
-def lifetime_image(
-    lives: Lifetimes,
-    nr_bins: int,
-    nr_rows: int,
-    bottom: float = 0,
-    top: float | None = None,
-    sums: Sums | None = None,
-) -> Codes:
+def lifetime_image(lives: Lifetimes, form: PictureForm, kept: LiveSteps | None = None) -> Codes:
     """Draw lifetimes, time across and bands upwards, as codes: the share of areas in use now and of freed ones.
 
     Args:
-        nr_bins: pixels across the window of ops.
-        nr_rows: pixels up.
-        bottom, top: the part of the bands to draw, counted in bands; all of them without it.
-        sums: memory of the picture before, if there was one.
+        form: what of them, and how finely.
+        kept: what the picture before left.
     """
-    start, end = lives.window
-    scale = nr_bins / max(end - start, 1)
-    top = max(len(lives.bands), 1) if top is None else top
-    per_band = nr_rows / (top - bottom)
-    view = (start, scale, nr_bins, per_band, bottom)
-    cells = (sums or Sums()).cleared((nr_rows + 2) * (nr_bins + 1))  # rows 0 and nr_rows + 1 are out of sight
-    live, freed = cells.reshape(2, nr_rows + 2, nr_bins + 1)
-    for part in _blocks(lives.nr_freed, len(lives)):
-        _add_steps(live, *_boxes(lives, part, *view))
-    live = _summed(live)
-    live[:, max(math.ceil((lives.now - start) * scale), 1) :] = 0  # all areas in use end here
+    live = _summed((kept or LiveSteps()).of(lives, form))
+    live[:, max(math.ceil((lives.now - form.start) / form.bin_ops), 1) :] = 0  # all areas in use end here
     if not lives.nr_freed:
         return _mixed_codes(live, None)
-    for part in _blocks(0, lives.nr_freed):
-        left, low, height = _boxes(lives, part, *view)
-        right = np.maximum(np.ceil(_bins_of(lives.freed_at[part], start, scale, nr_bins)).astype(np.intp), left + 1)
+    freed = np.zeros((form.nr_rows + 2, form.nr_bins + 1))
+    rows = lives.freed
+    for part in _blocks(0, len(rows)):
+        low, height = form.rows(lives, rows.band[part], rows.off_bytes[part], rows.size_bytes[part])
+        left = form.bins(rows.birth[part], form.nr_bins - 1).astype(np.intp)
+        right = np.maximum(np.ceil(form.bins(rows.freed_at[part], form.nr_bins)).astype(np.intp), left + 1)
         _add_steps(freed, left, low, height)
         _add_steps(freed, right, low, height, sign=-1)
     return _mixed_codes(live, _summed(freed))
@@ -165,21 +265,6 @@ def lifetime_image(
 def _blocks(start: int, end: int) -> Iterator[slice]:
     """Parts of the rows, so small that all that is worked out of one stays in the cache."""
     return (slice(first, min(first + BLOCK, end)) for first in range(start, end, BLOCK))
-
-
-def _boxes(
-    lives: Lifetimes, part: slice, start: int, scale: float, nr_bins: int, per_band: float, bottom: float
-) -> tuple[Ints, Any, Any]:
-    """First bin, lower edge and height in pixels of some lifetimes."""
-    low, height = lives.places(part, per_band, np.float32)
-    low -= np.float32(bottom * per_band)
-    return _bins_of(lives.birth[part], start, scale, nr_bins - 1).astype(np.intp), low, height
-
-
-def _bins_of(op: Ints, start: int, scale: float, last: int) -> Shares:
-    place = np.subtract(op, start, dtype=np.float64)
-    place *= scale
-    return np.clip(place, 0, last, out=place)
 
 
 def _add_steps(steps: Shares, left: Ints, low: Any, height: Any, sign: int = 1) -> None:
@@ -200,5 +285,6 @@ def _add_steps(steps: Shares, left: Ints, low: Any, height: Any, sign: int = 1) 
 
 
 def _summed(steps: Shares) -> Shares:
-    shares: Shares = steps[1:-1, :-1]
-    return np.cumsum(shares, axis=1, out=shares)
+    """What is covered: all steps up to each pixel; of those in sight."""
+    shares: Shares = np.cumsum(steps[1:-1, :-1], axis=1)
+    return shares

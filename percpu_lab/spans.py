@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from .columns import EARLY, IN_USE, OUTSIDE, RESERVED, RESERVED_ORDINAL, STATIC, Frozen, Ints, Snapshot, Unit
+from .columns import (
+    EARLY,
+    IN_USE,
+    OUTSIDE,
+    RESERVED,
+    RESERVED_ORDINAL,
+    STATIC,
+    AreaColumns,
+    Frozen,
+    Ints,
+    Snapshot,
+    Unit,
+)
 from .core import layout as L
 from .events import Events
 from .rich import RichColumns
@@ -33,17 +46,33 @@ class Marks(RichColumns, Frozen):
         return len(self.op)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Freed(RichColumns, Frozen):
+    """Areas that were freed: op of the allocation and of the free, band of the chunk, place in its unit."""
+
+    birth: Ints
+    freed_at: Ints
+    band: Ints
+    off_bytes: Ints
+    size_bytes: Ints
+
+    def __len__(self) -> int:
+        return len(self.birth)
+
+
+@dataclass(frozen=True, eq=False)
 class Lifetimes(Frozen):
-    """Areas that lived within a span of ops, one row an area, and what else happened in it; first the freed areas.
+    """Areas that lived within a span of ops, one row an area, and what else happened in it.
+
+        rows   | freed ........ | live: rows of areas of the snapshot |     columns are joined when they are asked for:
+               0                nr_freed                                    a picture needs few of those of areas in use
 
     Args:
         window: first op and op behind the last.
-        birth: op of the allocation; names the area.
-        freed_at: op of the free, of the areas freed only.
-        nr_freed: rows of areas that are not in use now.
         now: ops done.
-        band: of the area's chunk, an index to bands.
+        freed: the areas that are not in use now.
+        areas, live: all areas of the snapshot, and the rows of those that are in use.
+        chunk_band, changed: of each chunk of the snapshot, its band, and the op of its last change (see ChunkColumns).
         bands: ordinals of the chunks met, ascending.
         band_birth, band_death: ops in which each of these chunks was created and destroyed, clipped to the window.
         nr_lost: events that were overwritten before anyone looked.
@@ -54,12 +83,11 @@ class Lifetimes(Frozen):
     window: tuple[int, int]
     now: int
     unit: Unit
-    birth: Ints
-    freed_at: Ints
-    nr_freed: int
-    band: Ints
-    off_bytes: Ints
-    size_bytes: Ints
+    freed: Freed
+    areas: AreaColumns
+    live: Ints
+    chunk_band: Ints
+    changed: Ints
     bands: Ints
     band_birth: Ints
     band_death: Ints
@@ -70,7 +98,32 @@ class Lifetimes(Frozen):
     span_bytes: Ints
 
     def __len__(self) -> int:
-        return len(self.birth)
+        return len(self.freed) + len(self.live)
+
+    @property
+    def nr_freed(self) -> int:
+        """Count the areas that are not in use now."""
+        return len(self.freed)
+
+    @cached_property
+    def birth(self) -> Ints:
+        """The op of each area's allocation; names the area."""
+        return _joined(self.freed.birth, self.areas.birth.take(self.live), np.int64)
+
+    @cached_property
+    def band(self) -> Ints:
+        """Of each area's chunk, an index to bands."""
+        return _joined(self.freed.band, self.chunk_band.take(self.areas.chunk.take(self.live)))
+
+    @cached_property
+    def off_bytes(self) -> Ints:
+        """Offset of each area in the unit."""
+        return _joined(self.freed.off_bytes, self.areas.off_bytes.take(self.live))
+
+    @cached_property
+    def size_bytes(self) -> Ints:
+        """Size of each area."""
+        return _joined(self.freed.size_bytes, self.areas.size_bytes.take(self.live))
 
     @property
     def is_live(self) -> npt.NDArray[np.bool_]:
@@ -80,7 +133,7 @@ class Lifetimes(Frozen):
     @property
     def death(self) -> Ints:
         """The op of each area's free; of an area in use the number of ops done."""
-        return np.concatenate([self.freed_at, np.full(len(self) - self.nr_freed, self.now)])
+        return np.concatenate([self.freed.freed_at, np.full(len(self.live), self.now)])
 
     @property
     def ordinal(self) -> Ints:
@@ -95,10 +148,16 @@ class Lifetimes(Frozen):
             per_band: units of the result in a band.
             dtype: of the result.
         """
-        band, off, scale = self.band[rows], self.off_bytes[rows], per_band / self.unit.unit_size
+        return self.placed(self.band[rows], self.off_bytes[rows], self.size_bytes[rows], per_band, dtype)
+
+    def placed(
+        self, band: Ints, off: Ints, size: Ints, per_band: float = 1, dtype: type = np.float64
+    ) -> tuple[Ints, Ints]:
+        """Give the same of areas by their band, offset and size."""
+        scale = per_band / self.unit.unit_size
         low = np.multiply(off, scale, dtype=dtype)
         low += np.multiply(band, per_band, dtype=dtype)
-        height = np.multiply(self.size_bytes[rows], scale, dtype=dtype)
+        height = np.multiply(size, scale, dtype=dtype)
         # only the boot chunks, which come first, serve less than their unit: few areas, so all others go by one scale
         nr_partial = int(np.searchsorted(self.bands, 0, side="right"))
         partial = np.flatnonzero(band < nr_partial)
@@ -142,12 +201,11 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         (start, end),
         snap.op,
         snap.unit,
-        birth=np.concatenate([birth[known], areas.birth.take(live)]),
-        freed_at=op[known],
-        nr_freed=len(known),
-        band=_joined(freed_band, chunk_band.astype(np.int32).take(areas.chunk.take(live))),
-        off_bytes=_joined(events.off[seen][known], areas.off_bytes.take(live)),
-        size_bytes=_joined(events.size[seen][known], areas.size_bytes.take(live)),
+        freed=Freed(birth[known], op[known], freed_band, events.off[seen][known], events.size[seen][known]),
+        areas=areas,
+        live=live,
+        chunk_band=chunk_band.astype(np.int32),
+        changed=snap.chunks.changed,
         bands=bands,
         band_birth=np.clip(_ops_of(L.EVENT_CREATE, events, snap, bands, start), start, end),
         band_death=np.clip(_ops_of(L.EVENT_DESTROY, events, snap, bands, snap.op), start, end),
@@ -201,9 +259,11 @@ def _bands(freed: Ints, chunks: Ints, marks: Ints) -> tuple[Ints, Ints, Ints]:
     return np.flatnonzero(is_met) + RESERVED_ORDINAL, place[met[0]], place[met[1]]
 
 
-def _joined(freed: Ints, live: Ints) -> Ints:
-    """One column of what fits in 32 bits: half the memory is half the time."""
-    return np.concatenate([freed, live], dtype=np.int32, casting="same_kind")
+def _joined(freed: Ints, live: Ints, dtype: type = np.int32) -> Ints:
+    """One column that cannot be changed, of what fits in 32 bits if not said otherwise: half the time."""
+    column: Ints = np.concatenate([freed, live], dtype=dtype, casting="same_kind")
+    column.setflags(write=False)
+    return column
 
 
 def _marks(events: Events, seen: slice, end: int) -> Marks:

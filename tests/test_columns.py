@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -187,10 +188,44 @@ def test_lifetime_image_tells_the_share_of_each_pixel(seed: int, nr_ops: int, nr
         right = max(-(-int(lives.death[row]) // per_bin), left + 1)
         inside = np.diff(np.clip(edges, low, low + int(lives.size_bytes[row]) / span)) / (edges[1] - edges[0])
         covered[int(lives.is_live[row]), :, left:right] += inside[:, None]
-    image, shares = R.lifetime_image(lives, nr_bins, nr_rows), R.code_shares()
+    image, shares = R.lifetime_image(lives, R.PictureForm.of(lives, nr_bins, nr_rows)), R.code_shares()
     freed, live = covered
     assert (np.abs(shares[image][..., 0] - live) <= 3 / R.LEVELS).all()
     assert (shares[image][..., 1] <= freed + 3 / R.LEVELS).all()
+
+
+@given(st.integers(0, 1 << 30), st.lists(st.integers(0, 40), min_size=2, max_size=12), st.integers(2, 24), st.data())
+def test_a_picture_made_from_the_last_one_is_the_same(
+    seed: int, steps: list[int], most: int, data: st.DataObject
+) -> None:
+    choice = np.random.default_rng(seed)
+    engine = Engine(Geometry.simple(unit_size=32768), jit="off", ring_capacity=64, auto_balance=True)
+    kept, live = R.LiveSteps(), []
+    for nr_ops in steps:
+        for _ in range(nr_ops):
+            if live and choice.random() < 0.45:
+                engine.free(live.pop(int(choice.integers(len(live)))))
+            elif ptr := engine.alloc(4 * int(choice.integers(1, 3000)), 8, bool(choice.random() < 0.1), False):
+                live.append(ptr)
+        events, snap = engine.events(0), C.snapshot(engine)
+        start, end = S.default_window(events, snap)
+        lives = S.lifetimes(events, snap, (start, end + data.draw(st.sampled_from([0, 1, 7]))))
+        top = data.draw(st.sampled_from([100, 100, 1]))
+        form = R.steady_form(lives, most, most, 0, top)
+        assert np.array_equal(R.lifetime_image(lives, form, kept), R.lifetime_image(lives, form))
+
+
+@given(st.integers(0, 1 << 20), st.integers(1, 1 << 20), st.integers(0, 400))
+def test_a_steady_form_covers_all_that_is_in_sight_with_at_least_half_of_the_pixels(
+    start: int, length: int, nr_bands: int
+) -> None:
+    lives = SimpleNamespace(window=(start, start + length), bands=range(nr_bands))
+    form = R.steady_form(lives, 64, 32, 0, nr_bands)  # type: ignore[arg-type]
+    assert form.start <= start < start + length <= form.end
+    assert form.start % form.bin_ops == 0
+    assert (form.bottom, form.top) == (0, pytest.approx(max(nr_bands, 1)))
+    assert min(length, 32) <= form.nr_bins <= 65
+    assert 17 <= form.nr_rows <= 32
 
 
 # --- frozen ---------------------------------------------------------------------------

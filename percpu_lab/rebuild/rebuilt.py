@@ -293,6 +293,7 @@ class Rebuilt(Rich):
             nr_populated=unknown,
             sum_frag=sum_frag,
             max_frag=max_frag,
+            changed=unknown,
         )
         nothing = np.zeros(0, np.int64)
         pages = RunColumns(nothing, nothing, nothing)

@@ -81,7 +81,7 @@ class Fragmentation:
         lower.step("op", "external", source=self._chosen, line_width=1, **share)
         lower.yaxis.ticker = FixedTicker(ticks=[0, 50, 100])
         _style.add_legend(upper, entries)
-        points = upper.scatter("op", "free_bytes", source=self._total, size=5, fill_alpha=0, line_alpha=0, **_style.UNSEEN)
+        points = upper.scatter("op", "free_bytes", source=self._total, size=5, **_style.UNSEEN)
         tips = [
             (self._shared.moment, "@op{0,0}"),
             *((words, f"@{name}{{0,0.0}} KiB") for name, words, _, _ in _style.LINES),

@@ -19,7 +19,7 @@ from ..annotations import Notes
 from ..columns import IN_USE, NR_KINDS, Columns, Snapshot, unpopulated
 from ..core import layout as L
 from ..errors import RequestError
-from ..raster import CODE_NOTHING, lifetime_image, unit_image
+from ..raster import CODE_NOTHING, PictureForm, lifetime_image, unit_image
 from ..spans import Lifetimes, Series, default_window, fragmentation_series, lifetimes, served_bytes, with_now
 from ..units import KIB, PAGE_SIZE
 from . import _style, _words
@@ -357,7 +357,7 @@ def _draw_lifetimes(axes: Any, lives: Lifetimes) -> None:
 
 
 def _draw_lifetime_image(axes: Any, lives: Lifetimes) -> None:
-    codes = lifetime_image(lives, _NR_BINS, _NR_ROWS)
+    codes = lifetime_image(lives, PictureForm.of(lives, _NR_BINS, _NR_ROWS))
     extent = (*lives.window, 0, len(lives.bands))
     limits = axes.get_ylim()
     place = {"extent": extent, "aspect": "auto", "interpolation": "nearest", "origin": "lower"}

@@ -26,7 +26,7 @@ from bokeh.models.annotations import Label, Span
 from ..annotations import Annotations
 from ..columns import Columns, Ints
 from ..core import layout as L
-from ..raster import Sums, lifetime_image
+from ..raster import LiveSteps, lifetime_image, steady_form
 from ..session import Selection
 from ..spans import Lifetimes, lifetimes
 from . import _style
@@ -44,7 +44,7 @@ from .live import FigureEvent, Frame
 from .shared import ORIGIN, STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
 BUDGET = 4000
-NR_BINS, NR_ROWS = 420, 220  # of a picture
+MOST_BINS, MOST_ROWS = 512, 256  # of a picture
 MAX_LABELS = 11  # lines of text that have room beside the bands
 MAX_MARKS = 2000  # of a kind
 MAX_EDGES, MAX_LARGE_MARKS = 48, 60  # more would hide what they frame
@@ -69,7 +69,7 @@ class Timeline:
         self._height = height
         self._y = FollowedRange(0, 1 + FAILED_LANE)
         self._bands: list[int] = []
-        self._sums = Sums()
+        self._steps = LiveSteps()
 
     # --- building -----------------------------------------------------------------
 
@@ -187,9 +187,8 @@ class Timeline:
         props = self._y.extend(0, nr_bands + lane_height)
         rows = self._rows_in_sight(lives)
         is_picture = rows is None
-        drawn = np.zeros(0, np.intp) if rows is None else rows
         sources: dict[ColumnDataSource, Any] = {
-            self._areas: _area_columns(lives, drawn) | origin_columns(columns, lives.birth[drawn]),
+            self._areas: self._area_columns(columns, lives, rows),
             self._notes: _note_columns(columns.annotations, window, nr_bands + lane_height),
             self._band_rows: _band_columns(lives),
             self._image: self._image_columns(lives, is_needed=is_picture),
@@ -224,13 +223,18 @@ class Timeline:
         rows = np.flatnonzero((bottom < high) & (bottom + height > low))
         return rows if len(rows) <= BUDGET else None
 
+    def _area_columns(self, columns: Columns, lives: Lifetimes, rows: Ints | None) -> dict[str, Any]:
+        if rows is None:
+            return {name: [] for name in _AREAS}
+        return _area_columns(lives, rows) | origin_columns(columns, lives.birth[rows])
+
     def _image_columns(self, lives: Lifetimes, *, is_needed: bool) -> dict[str, Any]:
         if not is_needed:
             return {name: [] for name in ("image", "x", "y", "dw", "dh")}
-        bottom, top = max(min(self._y.shown), 0), min(max(self._y.shown), len(lives.bands))
-        codes = lifetime_image(lives, NR_BINS, NR_ROWS, bottom, top, self._sums)
-        start, end = lives.window
-        return {"image": codes, "x": [start], "y": [bottom], "dw": [end - start], "dh": [top - bottom]}
+        form = steady_form(lives, MOST_BINS, MOST_ROWS, min(self._y.shown), max(self._y.shown))
+        codes = lifetime_image(lives, form, self._steps)
+        place = {"x": form.start, "y": form.bottom, "dw": form.end - form.start, "dh": form.top - form.bottom}
+        return {"image": codes, **{name: [value] for name, value in place.items()}}
 
 
 def _source(*names: str) -> ColumnDataSource:
@@ -241,7 +245,7 @@ def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
     birth, off, size = lives.birth[part], lives.off_bytes[part], lives.size_bytes[part]
     is_live = part >= lives.nr_freed
     death = np.full(len(part), lives.now)
-    death[~is_live] = lives.freed_at[part[~is_live]]
+    death[~is_live] = lives.freed.freed_at[part[~is_live]]
     bottom, height = lives.places(part)
     columns = (
         birth, lives.bands[lives.band[part]], off, size, np.where(is_live, STILL_IN_USE, death),
