@@ -352,7 +352,7 @@ function showError(model, el) {
   el.append(text);
 }
 
-export default () => {
+const makeWidget = () => {
   let figure;
   return {
     initialize({model}) {
@@ -374,3 +374,6 @@ export default () => {
     },
   };
 };
+
+// Each widget brings this module anew; the first on a page serves all, else the browser would compile it for each.
+export default (window[Symbol.for("percpu_lab.live STAMP")] ??= makeWidget);

@@ -8,6 +8,7 @@ model is touched by two threads.
 """
 
 import contextlib
+import hashlib
 import html
 import json
 import threading
@@ -90,6 +91,11 @@ def _title_of(root: LayoutDOM) -> str:
     return next((title for title in titles if isinstance(title, str) and title), "")
 
 
+def _stamped(source: str) -> str:
+    """Write into the module what tells it from other versions that a page may hold."""
+    return source.replace("STAMP", hashlib.sha256(source.encode()).hexdigest()[:16])
+
+
 class LiveFigure(anywidget.AnyWidget):
     """A Bokeh figure or layout as a notebook widget that is painted while a cell runs.
 
@@ -111,7 +117,7 @@ class LiveFigure(anywidget.AnyWidget):
         note: plain text for places that cannot show widgets (a saved notebook without a kernel).
     """
 
-    _esm = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("paint.js", "live.js"))
+    _esm = _stamped("\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("paint.js", "live.js")))
     _bokeh_version = traitlets.Unicode(bokeh.__version__).tag(sync=True)
     _scripts: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     _root = traitlets.Unicode().tag(sync=True)

@@ -140,3 +140,14 @@ def test_a_path_that_the_last_paint_left_is_not_outlined_by_the_next(bars):
     send(bars, 2)
     bars.page.wait_for_timeout(1000)
     assert bars.colours()["#ff00ff"] == before
+
+
+def test_the_code_of_the_first_figure_serves_all_on_the_page(bars):
+    name = "Object.getOwnPropertySymbols(window).map(String).filter((name) => name.includes('percpu_lab.live'))"
+    (first,) = bars.js(name)
+    assert "STAMP" not in first
+    bars.js(f"window.labCode = window[Symbol.for('{first[7:-1]}')]")
+    bars.run(1)
+    bars.wait_for_canvas(2)
+    assert bars.js(name) == [first]
+    assert bars.js(f"window.labCode === window[Symbol.for('{first[7:-1]}')]")
