@@ -26,6 +26,7 @@ from percpu_lab.views.live import (
     ACK_TIMEOUT_SECONDS,
     MAX_LAG_SECONDS,
     VISIT_SECONDS,
+    YIELD_SECONDS,
     Frame,
     LiveFigure,
     Publisher,
@@ -317,6 +318,10 @@ def test_what_is_around_a_figure_is_closed_with_it(plot):
 class FakeClock(Clock):
     def __init__(self):
         self.time = self.cpu_time = 0.0
+        self.slept = []
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
 
     def now(self):
         return self.time
@@ -504,6 +509,7 @@ def test_a_due_frame_is_left_to_the_thread_that_changes_the_state():
     assert bench.shown == [0]
     visitors.pop()()
     assert bench.shown == [0, 1]
+    assert bench.clock.slept == [YIELD_SECONDS], "the frame was sent only when the cell had let go of the GIL by force"
     bench.publisher.poll()
     assert (bench.shown, visitors) == ([0, 1], [])
 
