@@ -264,6 +264,17 @@ def test_the_tail_puts_fields_of_an_event_below_each_other() -> None:
     assert [line.split() for line in lines] == [[str(op), *str(event).split()] for op, event in enumerate(events)]
 
 
+@pytest.mark.parametrize("nr_chunks", [1, 11, 12, 60, 100, 500])
+def test_the_heading_is_as_far_from_the_first_label_as_labels_from_each_other(nr_chunks: int) -> None:
+    engine, desk = Engine(Geometry.simple(unit_size=32768), jit="off"), Desk()
+    for _ in range(nr_chunks):
+        engine.alloc(32768, 8, False, False)
+    ticks = desk.update(engine).props[desk.views[0]._ticker]["ticks"]
+    gaps = np.diff(ticks)
+    assert gaps[0] >= 0.9 * gaps.max()
+    assert len(ticks) <= 1 + area_map.MAX_TEXTS
+
+
 # --- pointing and selecting ---------------------------------------------------------------------
 
 

@@ -313,8 +313,9 @@ def _search_columns(snap: Snapshot, rows: slice) -> dict[str, Ints]:
 
 
 def _labelled(rows: slice) -> range:
-    """The rows that get text: all, or every so many."""
-    return range(rows.start, rows.stop, max(-(-(rows.stop - rows.start) // MAX_TEXTS), 1))
+    """The rows that get text: all, or every so many, the first as far from the heading as from the next."""
+    step = max(-(-(rows.stop - rows.start) // MAX_TEXTS), 1)
+    return range(rows.start + step // 2, rows.stop, step)
 
 
 _TEXT = "return (tick < 0 ? headings.data[name][0] : rows.data[name][Math.floor(tick)]) ?? ''"
