@@ -74,13 +74,15 @@ def _run(argv: Sequence[str] | None) -> int:
         status: int = args.run(args)
         return status
     finally:
-        sys.stdout.flush()  # a broken pipe shows here at the latest, not when Python has gone
+        if sys.stdout is not None:  # closed by whoever called us
+            sys.stdout.flush()  # a broken pipe shows here at the latest, not when Python has gone
 
 
 def leave() -> None:
     """Run the command line and end the process with its status."""
     status = main()
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     if any(thread.name.startswith("percpu_lab compile") for thread in threading.enumerate()):
         os._exit(status)  # Python cannot be taken down under a compiler that is at work: it may crash
     sys.exit(status)

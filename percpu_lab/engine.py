@@ -106,6 +106,7 @@ class Engine(Rich, EngineArrays):
         self._history = np.zeros((L.NR_HIST_COLUMNS, _HISTORY_ROWS if history else 0), np.int64)
         self._stride = 1
         self.zero_area: Any = None  # called with (chunk ordinal, off, size) for memory somebody looks at
+        self.keep_memory: Callable[[], Callable[[], None]] | None = None  # copies it; what that gives puts it back
         self._visitor: Callable[[], None] | None = None
         self._use(self.model.plain)
         info = geometry.info
@@ -218,18 +219,21 @@ class Engine(Rich, EngineArrays):
         return memoryview(words) if self._is_plain else words
 
     def _make_history_room(self) -> None:
-        """Drop every second sample; where one alone fills half of the room, double the room."""
+        """Keep half of the samples, as far apart in ops as from each other; where three fill the room, double it."""
         used = int(self._g[L.HIST_USED])
         rows = self._history[:, :used]
-        number = np.cumsum(np.diff(rows[L.HIST_OP], prepend=rows[L.HIST_OP, :1]) != 0)
-        if number[-1] < 3:
+        ops, number = np.unique(rows[L.HIST_OP], return_inverse=True)
+        if len(ops) <= 3:
             self._history = np.concatenate([self._history, np.zeros_like(self._history)], axis=1)
             return
-        kept = rows[:, number % 2 == 0]
+        # the first sample of each span of ops: samples of long runs of ops lie further apart than those of single ones
+        span = -(-int(ops[-1] - ops[0] + 1) // (len(ops) // 2))
+        is_first = np.diff((ops - ops[0]) // span, prepend=-1) > 0
+        kept = rows[:, is_first[number]]
         self._history = np.zeros_like(self._history)  # who has read the old one may go on reading it
         self._history[:, : kept.shape[1]] = kept
         self._g[L.HIST_USED] = kept.shape[1]
-        self._stride *= 2
+        self._stride = max(2 * self._stride, span)
 
     def history(self) -> dict[str, np.ndarray]:
         """Give the samples: a row a chunk and sample, in the order of ops; sizes in bytes."""

@@ -190,7 +190,7 @@ class EngineArrays:
 
     def base_addr(self, c: int) -> int:
         """Give the base address of a chunk handle, unsigned."""
-        return int(self._g[L.FIRST_BASE] + self.chunk[c + L.BASE]) & _MASK64
+        return (int(self._g[L.FIRST_BASE]) + int(self.chunk[c + L.BASE])) & _MASK64
 
     def plain_state(self) -> State:
         """Give the arrays as plain functions of the core want them."""

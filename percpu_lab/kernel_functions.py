@@ -193,6 +193,7 @@ class KernelFunctions(Rich):
         engine = self._engine
         with engine.lock:
             saved = None if self._depth else (_copies(engine), len(engine.log))
+            put_back = engine.keep_memory() if saved is not None and engine.keep_memory is not None else None
             self._depth += 1
             try:
                 yield
@@ -204,6 +205,8 @@ class KernelFunctions(Rich):
                 if saved is not None:
                     engine.adopt(saved[0])
                     del engine.log[saved[1] :]
+                if put_back is not None:
+                    put_back()
                 raise
             finally:
                 self._depth -= 1

@@ -6,6 +6,8 @@ chunk k:   unit of cpu 0 |....pppp....|      one row a possible CPU, unit_size b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .core import layout as L
@@ -37,6 +39,7 @@ class PercpuMemory(Rich):
         self._cpus = {cpu: row for row, cpu in enumerate(engine.geometry.info.possible_cpus)}
         self.units: dict[int, np.ndarray] = {}  # by chunk ordinal
         engine.zero_area = self._zero
+        engine.keep_memory = self.kept
 
     def __repr__(self) -> str:
         looked_into = count(len(self.units), "chunk")
@@ -87,9 +90,22 @@ class PercpuMemory(Rich):
         units = self.units.get(key)
         if units is None:
             self.drop_destroyed()
+            self._engine.watch_memory(ordinal)  # first: an interrupt must leave no memory that is not zeroed
             units = self.units[key] = np.zeros((len(self._cpus), self._engine.scalar(L.UNIT_SIZE)), np.uint8)
-            self._engine.watch_memory(ordinal)
         return units
+
+    def kept(self) -> Callable[[], None]:
+        """Copy all bytes; what it gives puts them back, for an engine that stands again where it stood."""
+        copies = {key: units.copy() for key, units in self.units.items()}
+
+        def put_back() -> None:
+            self.drop_destroyed()
+            for key in {**self.units, **copies}:
+                self._engine.watch_memory(key)
+                units = self.units.setdefault(key, copies.get(key, np.zeros(0, np.uint8)))
+                units[:] = copies.get(key, 0)  # in place: somebody may hold a view
+
+        return put_back
 
     def drop_destroyed(self) -> None:
         """Forget the memory of chunks that are gone."""

@@ -18,6 +18,7 @@ from .core import layout as L
 from .engine import Engine
 from .errors import HookError, RequestError
 from .events import EventBatch
+from .interrupts import deferred_interrupt
 from .rich import Rich
 from .tracefilter import EventFilter
 from .tracepoints import TRACEPOINTS, Event, Style, tracepoint
@@ -72,7 +73,8 @@ class Trace:
         self._engine = engine
         self._filters: dict[str, EventFilter] = {}
         self._subscriptions: tuple[Subscription, ...] = ()
-        self._delivering = threading.Lock()
+        self._gate = threading.Lock()
+        self._deliverer: object = None  # who delivers now
 
     # --- what is recorded -----------------------------------------------------------
 
@@ -121,16 +123,15 @@ class Trace:
             FilterError: shows the column; the filter before stays.
         """
         point = tracepoint(name)
-        words = []
-        if text is None or str(text).strip() in ("", "0"):
-            self._filters.pop(point.name, None)
-        else:
-            later = bool(self._engine.model.kernel.alloc_fields)
-            self._filters[point.name] = EventFilter.from_text(name, text, later=later)
-            words = self._filters[point.name].words()
+        wanted = None
+        if text is not None and str(text).strip() not in ("", "0"):
+            wanted = EventFilter.from_text(name, text, later=bool(self._engine.model.kernel.alloc_fields))
+        words = wanted.words() if wanted else []
         at = L.FILTER_TABLE + point.event * L.FILTER_WORDS
-        with self._engine.lock:
+        with self._engine.lock, deferred_interrupt():
             self._engine.g[at : at + 1 + len(words)] = [len(words), *words]
+            others = {key: kept for key, kept in self._filters.items() if key != point.name}
+            self._filters = others | ({point.name: wanted} if wanted else {})
 
     # --- what was recorded -------------------------------------------------------------
 
@@ -277,12 +278,16 @@ class Trace:
     def _deliver(self, flush: bool) -> None:
         # Called by a hook, or on another thread while hooks run: those events come with the next delivery. To wait
         # here could lock up two threads, one in a hook that allocates, one that allocates and delivers.
-        if not self._delivering.acquire(blocking=False):
-            return
-        errors: list[HookError] = []
+        me, errors = object(), list[HookError]()
         try:
+            with self._gate:
+                self._deliverer = self._deliverer or me
+            if self._deliverer is not me:
+                return
             batches: dict[int, EventBatch] = {}  # hooks that stand at one place share a batch
             for subscription in self._subscriptions:
+                if subscription not in self._subscriptions:
+                    continue  # a hook before it has ended it
                 nr_new = self._engine.scalar(L.RING_HEAD) - subscription.next_seq
                 if nr_new >= (1 if flush else subscription.batch):
                     since = subscription.next_seq
@@ -290,7 +295,9 @@ class Trace:
                         batches[since] = self.events(since)
                     errors += self._call(subscription, batches[since])
         finally:
-            self._delivering.release()
+            # Python handles an interrupt behind a call: there is none here, so nobody is left to deliver for ever.
+            if self._deliverer is me:
+                self._deliverer = None
         if errors:
             for other in errors[1:]:
                 errors[0].add_note(str(other))
@@ -302,7 +309,7 @@ class Trace:
             subscription.hook(batch)
         except Exception as cause:
             subscription.unsubscribe()
-            what = f"{_name(subscription.hook)} raised {type(cause).__name__}: {cause}"
+            what = f"{_name(subscription.hook)} raised {type(cause).__name__}: {_said(cause)}"
             error = HookError(what, where="trace hook", remedy="the hook was unsubscribed; mend it and subscribe again")
             error.__cause__ = cause
             return [error]
@@ -344,3 +351,11 @@ def _mask(names: tuple[str, ...]) -> int:
 
 def _name(hook: Hook) -> str:
     return str(getattr(hook, "__qualname__", type(hook).__name__))
+
+
+def _said(cause: Exception) -> str:
+    """The text of an error, whose own code may fail, too."""
+    try:
+        return str(cause)
+    except Exception:
+        return "(its text cannot be made)"

@@ -235,6 +235,20 @@ def test_history_is_thinned_when_it_is_full_and_stays_in_order(jit: str, monkeyp
     assert engine._stride >= 64
 
 
+def test_history_of_a_long_run_and_of_single_calls_is_thinned_alike(jit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("percpu_lab.engine._HISTORY_ROWS", 256)
+    engine = Engine(Geometry.simple(unit_size=1 << 20), jit=jit)
+    ids = np.zeros(3000, np.int64)
+    engine.run(percpu_test(1, nr_objects=3000, size=16, observe=False), ids)
+    end = engine.now
+    for _ in range(end // 4):
+        engine.free(engine.alloc(64, 8, False, False))
+    ops = engine.history()["op"]
+    before, behind = np.count_nonzero(ops < end) / end, np.count_nonzero(ops >= end) / (engine.now - end)
+    assert before > 0.2 * behind
+    assert np.diff(ops).max() < engine.now / 10
+
+
 def test_history_grows_where_one_sample_alone_fills_it(jit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("percpu_lab.engine._HISTORY_ROWS", 8)
     engine = Engine(Geometry.simple(unit_size=32768), jit=jit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from percpu_lab.allocator import Allocator
 from percpu_lab.core import layout as L
 from percpu_lab.errors import RequestError, UseAfterFreeError
 from percpu_lab.geometry import Geometry
+from percpu_lab.gfp import GFP_ATOMIC
 from percpu_lab.ops import Ops
 from percpu_lab.pointers import PercpuPtr
 
@@ -251,3 +253,58 @@ def test_whoever_holds_memory_finds_in_it_what_he_wrote(steps: list[tuple[str, i
         elif what == "balance":
             a.balance()
     assert all(is_filled(a, p, number) for p, number in live.items())
+
+
+def undo(a: Allocator, lock: str, act: Callable[[], object]) -> None:
+    """Do something in a block that is undone."""
+    with a.kernel_functions.holding(lock):
+        act()
+        raise ZeroDivisionError
+
+
+def test_memory_looked_into_in_a_block_that_is_undone_is_zeroed_at_the_next_allocation() -> None:
+    a = Allocator(jit="off")
+    p = a.alloc_percpu(64)
+    with pytest.raises(ZeroDivisionError):
+        undo(a, "pcpu_lock", lambda: a.per_cpu_ptr(p, 0).view())
+    fill(a, p, 255)
+    a.free_percpu(p)
+    again = a.alloc_percpu(64)
+    assert again == p
+    assert all(not copy.any() for copy in copies(a, again))
+
+
+def test_what_is_undone_leaves_the_bytes_as_they_were() -> None:
+    a = Allocator(jit="off")
+    p = a.alloc_percpu(64)
+    fill(a, p, 9)
+    view = a.per_cpu_ptr(p, 1).view()
+
+    def use_again() -> None:
+        a.free_percpu(p)
+        a.alloc_percpu(64, gfp=GFP_ATOMIC)
+        assert not view.any()
+
+    with pytest.raises(ZeroDivisionError):
+        undo(a, "pcpu_alloc_mutex", use_again)
+    assert p.is_live
+    assert all((copy == 9).all() for copy in [view, *copies(a, p)])
+
+
+def test_memory_whose_making_was_interrupted_is_zeroed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = Allocator(jit="off")
+    p = a.alloc_percpu(64)
+    watch = a.engine.watch_memory
+
+    def interrupted(ordinal: int) -> None:
+        monkeypatch.undo()
+        watch(ordinal)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(a.engine, "watch_memory", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        a.per_cpu_ptr(p, 0).view()
+    assert a.memory.chunks == ()
+    fill(a, p, 255)
+    a.free_percpu(p)
+    assert all(not copy.any() for copy in copies(a, a.alloc_percpu(64)))

@@ -359,3 +359,61 @@ def test_repr_is_one_stable_line(engine: Engine, trace: Trace) -> None:
     assert repr(trace) == "<Trace: 1 event in a ring of 16; 4 of 5 tracepoints on, 1 with a filter>"
     assert repr(subscription) == "<Subscription of Recorder, 100 events at a time>"
     assert not re.search("0x", repr(trace.columns()))
+
+
+# --- interrupts and errors around hooks ------------------------------------------------------
+
+
+class InterruptedGate:
+    """A lock behind whose giving back an interrupt arrives, once."""
+
+    def __init__(self) -> None:
+        self.nr_interrupts = 1
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_error: object) -> None:
+        if self.nr_interrupts:
+            self.nr_interrupts = 0
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_just_before_a_delivery_does_not_silence_hooks_for_ever(
+    engine: Engine, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    trace.subscribe(seen.extend)
+    allocate(engine, 8)
+    monkeypatch.setattr(trace, "_gate", InterruptedGate())
+    with pytest.raises(KeyboardInterrupt):
+        trace.deliver()
+    assert seen == []
+    trace.deliver()
+    assert len(seen) == 1
+
+
+def test_a_hook_that_another_hook_ends_is_not_told_any_more(engine: Engine, trace: Trace) -> None:
+    late: list[object] = []
+    trace.subscribe(lambda _batch: subscription.unsubscribe())
+    subscription = trace.subscribe(late.append)
+    allocate(engine, 8)
+    trace.deliver()
+    assert late == []
+
+
+def test_an_error_that_has_no_text_ends_its_hook_alone(engine: Engine, trace: Trace) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def hook(_batch: EventBatch) -> None:
+        raise Mute
+
+    seen: list[object] = []
+    trace.subscribe(hook)
+    trace.subscribe(seen.append)
+    allocate(engine, 8)
+    with pytest.raises(HookError, match=r"raised Mute: \(its text cannot be made\)"):
+        trace.deliver()
+    assert len(seen) == 1
