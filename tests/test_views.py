@@ -27,6 +27,7 @@ from percpu_lab.geometry import Geometry, preset
 from percpu_lab.ops import Ops
 from percpu_lab.recorded_run import RecordedRun
 from percpu_lab.session import Selection
+from percpu_lab.trace import Trace
 from percpu_lab.traces.read import read_golden_trace, read_trace_text
 from percpu_lab.traces.recording import open_trace
 from percpu_lab.views import _style, area_map, dashboard, static, timeline
@@ -467,3 +468,30 @@ def test_a_closed_board_that_is_kept_keeps_nothing_that_was_drawn(make: Callable
     assert gone() is None
     assert repr(board) == text
     assert board._frame() is None
+
+
+@pytest.mark.parametrize("nr_chunks", [1, 11, 12, 13, 60, 100, 111, 500])
+def test_the_label_of_failures_lies_upon_no_other(nr_chunks: int) -> None:
+    engine, desk = Engine(Geometry.simple(unit_size=32768), jit="off"), Desk()
+    for _ in range(nr_chunks):
+        engine.alloc(32768, 8, False, False)
+    gaps = np.diff(desk.update(engine).props[desk.views[2]._ticker]["ticks"])
+    assert gaps.min() >= 0.85 * gaps[0]
+    assert gaps.max() < 2 * gaps[0]
+
+
+def test_on_a_run_all_texts_count_ops(tmp_path: Path) -> None:
+    engine = engine_after(30)
+    trace = "".join(f"{event}\n" for event in Trace(engine).text(style="golden").splitlines())
+    board = dashboard.Dashboard(RecordedRun(read_golden_trace(trace), Unit(65536, 8192, 0, 57344, {0: 0})))
+    frame = board._frame()
+    assert frame is not None
+    said = " ".join(text for model in board.figure._models.values() for text in words_of(model, frame))
+    assert "ops done" in said and "op 30" in said
+    assert "event 30" not in said and "events of the trace" not in said
+
+
+def test_one_op_ago_is_said_in_the_singular() -> None:
+    engine = Engine(Geometry.simple(), jit="off")
+    engine.alloc(64, 8, False, False)
+    assert dashboard.selected_area(snapshot(engine), 0).endswith("allocated by op 0, 1 op ago")

@@ -22,6 +22,7 @@ from ..columns import EARLY, Columns, Snapshot, take
 from ..errors import LabError, RequestError
 from ..kept import Kept
 from ..ops import Ops
+from ..plain import count
 from ..player import Player
 from ..pointers import PercpuPtr
 from ..recorded_run import RecordedRun
@@ -144,7 +145,7 @@ class Dashboard:
         self._made: list[PercpuPtr] = []
         self._commands: deque[Callable[[], None]] = deque()
         self.session = Session(self._source, self._step if isinstance(subject, Allocator) else None)
-        self._moment = moment_word(getattr(self._source, "annotations", None))
+        self._moment = moment_word(subject.annotations() if isinstance(subject, RecordedRun) else None)
         self._drawing: _Drawing | None = _Drawing(self.view_names, self._moment)
         self.figure = LiveFigure(self._drawing.root, note=repr(self))
         self._build_controls(controls)
@@ -392,7 +393,7 @@ def selected_area(snap: Snapshot, birth: int | None, moment: str = "op") -> str:
     row = snap.find(birth)
     if row is None:
         return f"selected: area {birth:,}, freed since"
-    when = f"by {moment} {birth:,}, {snap.op - birth:,} {moment}s ago" if birth > EARLY else "before the trace"
+    when = f"by {moment} {birth:,}, {count(snap.op - birth, moment)} ago" if birth > EARLY else "before the trace"
     areas = snap.areas
     ordinal = int(snap.chunks.ordinal[areas.chunk[row]])
     chunk = {-1: "the reserved chunk", 0: "the first chunk"}.get(ordinal, f"chunk {ordinal}")

@@ -81,13 +81,13 @@ class Fragmentation:
         lower.step("op", "external", source=self._chosen, line_width=1, **share)
         lower.yaxis.ticker = FixedTicker(ticks=[0, 50, 100])
         _style.add_legend(upper, entries)
-        points = upper.scatter("op", "free_bytes", source=self._total, size=5, **_style.UNSEEN)
+        points = upper.line("op", "free_bytes", source=self._total, **_style.UNSEEN)
         tips = [
             (self._shared.moment, "@op{0,0}"),
             *((words, f"@{name}{{0,0.0}} KiB") for name, words, _, _ in _style.LINES),
             ("external", "@external{0.0} %"),
         ]
-        upper.add_tools(HoverTool(renderers=[points], tooltips=tips, mode="vline"))
+        upper.add_tools(HoverTool(renderers=[points], tooltips=tips, mode="vline", line_policy="prev"))  # as steps go
 
     def _add_marks(self, plot: _style.Plot, shared: Shared) -> None:
         """The life of the area pointed at or selected, as a strip that the browser moves."""

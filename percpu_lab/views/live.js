@@ -121,8 +121,7 @@ class Figure {
     const now = performance.now();
     this.busySince ??= now;
     this.repaint(now - this.busySince > MEASURE_INTERVAL_MS);
-    clearTimeout(this.restTimer);
-    this.restTimer = setTimeout(() => this.rest(), REST_MS);
+    this.restSoon();
     this.painted = this.seq;
     if (this.views.size && this.painted !== this.acked) this.ackTimer ||= setTimeout(() => this.ack(), ACK_INTERVAL_MS);
   }
@@ -137,14 +136,24 @@ class Figure {
     for (const view of this.views) view.write(); // after the plots: else they would wait for the page to be styled anew
   }
 
+  restSoon() {
+    clearTimeout(this.restTimer);
+    this.restTimer = setTimeout(() => this.rest(), REST_MS);
+  }
+
   // Everything once more, with all that is left out while frames come.
   rest() {
-    for (const view of this.views) {
-      for (const plot of view.plots.values()) {
-        if (plot.el.getClientRects().length === 0) continue; // hidden: it would be laid out as if the page had no room
-        plot.invalidate_painters(); // Bokeh paints only what has changed, and knows nothing of legends and themes
-        this.plots.add(plot);
-      }
+    // hidden ones would be laid out as if the page had no room
+    const plots = [...this.views].flatMap((view) => [...view.plots.values()]).filter(({el}) => el.getClientRects().length > 0);
+    this.repaintWhole(plots);
+    // Bokeh learns how high a legend is when it paints it: too late for the room it gives it.
+    this.repaintWhole(plots.filter((plot) => legendsOf(plot).some(({layout}) => layout?.has_size_changed())));
+  }
+
+  repaintWhole(plots) {
+    for (const plot of plots) {
+      plot.invalidate_painters(); // Bokeh paints only what has changed, and knows nothing of legends and themes
+      this.plots.add(plot);
     }
     this.repaint(true);
   }
@@ -159,6 +168,10 @@ class Figure {
     clearTimeout(this.ackTimer);
     clearTimeout(this.restTimer);
   }
+}
+
+function legendsOf(plot) {
+  return [...plot.renderer_views.values()].filter(({model}) => model.type === "Legend");
 }
 
 // Bokeh takes colours from the page when it paints: a page that turns dark has to be painted again.
@@ -192,6 +205,8 @@ class View {
     this.sight = new IntersectionObserver((entries) => {
       for (const {target, isIntersecting} of entries) this.see(this.plots.get(target), isIntersecting);
     });
+    // A legend that wraps otherwise than at the last paint needs other room.
+    this.sizes = new ResizeObserver(() => figure.restSoon());
     this.leaveTheme = watchTheme(figure);
     figure.views.add(this);
   }
@@ -234,6 +249,7 @@ class View {
     plot.throttled_paint = async () => this.figure.ask(plot);
     this.plots.set(plot.el, plot);
     this.sight.observe(plot.el);
+    for (const {el} of legendsOf(plot)) this.sizes.observe(el);
   }
 
   see(plot, isInSight) {
@@ -244,6 +260,7 @@ class View {
   remove() {
     this.figure.views.delete(this);
     this.sight.disconnect();
+    this.sizes.disconnect();
     this.leaveTheme();
     for (const plot of this.plots.values()) this.figure.plots.delete(plot);
     this.doc.views_manager?.clear(); // not only the roots' views: Bokeh adds one for notifications

@@ -214,8 +214,8 @@ def origin_columns(columns: Columns, birth: Ints) -> dict[str, Any]:
 # what a hover says of an area's allocation: `moment` is "op" or "event", `origins` the shared source, `areas` has the
 # columns of origin_columns
 ORIGIN = """
-const since = (id, ago) =>
-  id < -1 ? "before the trace" : `by ${moment} ${id.toLocaleString("en")}, ${ago} ${moment}s ago`;
+const since = (id, ago) => id < -1 ? "before the trace" :
+  `by ${moment} ${id.toLocaleString("en")}, ${ago} ${moment}${ago === "1" ? "" : "s"} ago`;
 const origin = (i) => {
   const k = areas.data.origin === undefined ? -1 : areas.data.origin[i];
   if (k < 0) return "";

@@ -49,6 +49,7 @@ MAX_LABELS = 11  # lines of text that have room beside the bands
 MAX_MARKS = 2000  # of a kind
 MAX_EDGES, MAX_LARGE_MARKS = 48, 60  # more would hide what they frame
 FAILED_LANE = 0.8  # bands high
+NEAREST_LABEL = 0.85  # to that of the lane, in distances of labels
 
 _AREAS = ("id", "ordinal", "off", "size", "death", "paint", "left", "right", "top", "bottom")
 _BOX = ("left", "right", "top", "bottom")
@@ -196,7 +197,8 @@ class Timeline:
         for event, source in self._marks.items():
             sources[source] = _mark_columns(lives, event, lane)
         step = max(-(-nr_bands // MAX_LABELS), 1)
-        props[self._ticker] = {"ticks": [*(band + 0.5 for band in range(0, len(self._bands), step)), lane]}
+        labels = [band + 0.5 for band in range(0, len(self._bands), step)]
+        props[self._ticker] = {"ticks": [*(label for label in labels if lane - label >= NEAREST_LABEL * step), lane]}
         props[self._now] = {"location": snap.op}
         props[self.figure.xaxis[0]] = {"axis_label": time_label(columns.annotations)}
         props |= {item: {"visible": columns.annotations is not None} for item in self._note_items}

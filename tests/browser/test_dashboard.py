@@ -150,3 +150,20 @@ def test_texts_of_all_plots_follow_the_theme_of_the_page(board, turn):
         board.poll(lambda: texts_are(lambda black, white: white > 300 and black < 20), "white texts on a dark page")
         turn("JupyterLab Light")
         board.poll(lambda: texts_are(lambda black, _white: black > 300), "black texts on a light page")
+
+
+def test_legends_have_room_after_the_page_has_become_narrow_and_wide_again(open_notebook):
+    room = """() => Bokeh.documents.flatMap((doc) => {
+      const plots = [...doc.views_manager.query((view) => view.model.type === 'Figure')];
+      const views = plots.flatMap((plot) => [...plot.renderer_views.values()]);
+      const legends = views.filter(({model}) => model.type === 'Legend');
+      return legends.map(({el, layout}) => layout.bbox.height - el.offsetHeight);
+    })"""
+    board = "import percpu_lab as lab\na = lab.Allocator(jit='off')\nlab.watch(a)"
+    notebook = open_notebook(board, "a.alloc_percpu(64)")
+    notebook.run(0)
+    notebook.wait_for_canvas(4)
+    notebook.run(1)
+    for width in (1300, 800, 1300):
+        notebook.page.set_viewport_size({"width": width, "height": 1000})
+        notebook.poll(lambda: notebook.page.evaluate(room) == [4, 4, 4], f"room for legends at {width} px", 10)
