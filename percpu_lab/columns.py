@@ -233,7 +233,7 @@ def snapshot(engine: Engine, kept: KeptAreas | None = None) -> Snapshot:
         is_new = np.ones(len(head), np.bool_) if kept is None else kept.is_new(engine, head)
         form = (_read_bitmaps if engine.model is BITMAP else _read_area_maps)(engine.map, head[is_new])
         words = _words(engine.birth, int(g[L.BIRTH_STRIDE]), head[is_new], form)
-        totals = _totals(g)
+        totals, is_counting = _totals(g), bool(g[L.STATS_ON])
         op = engine.now
     unit = Unit.of(engine.geometry.info)
     first_base = engine.geometry.addresses.first_chunk
@@ -241,6 +241,8 @@ def snapshot(engine: Engine, kept: KeptAreas | None = None) -> Snapshot:
     areas = _areas(form, words, unit, kind[is_new])
     if kept is not None:
         areas = kept.joined(engine, op, head[:, L.ORDINAL], is_new, areas)
+    if not is_counting:
+        head[:, L.CHUNK_NR_ALLOC] = np.bincount(areas.chunk[areas.kind == IN_USE], minlength=len(head))
     chunks = _chunks(head, kind, slot, position, first_base, first_free_off, contig_hint, areas)
     return Snapshot(op, op, unit, chunks, areas, _runs(pages), totals)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from .columns import AreaColumns, Ints
 from .core import layout as L
+from .errors import LabError
 from .events import RING_COLUMNS, Events, Int64s
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ class EventsShown(Events):
     def seq(self) -> Int64s:
         """Sequence number of each event."""
         return self._seq
+
+    @property
+    def base_addr(self) -> NoReturn:
+        """Refused: views name chunks and areas by number."""
+        raise LabError("events kept for views have no addresses", where="base_addr, ptr", remedy="read Trace.events()")
+
+    ptr = base_addr
 
     @property
     def first_op(self) -> int:

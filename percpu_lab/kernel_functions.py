@@ -24,6 +24,7 @@ import numpy as np
 
 from .core import backing, counters, request
 from .core import layout as L
+from .core.bitmap import PCPU_MIN_ALLOC_SIZE
 from .core.locks import mutex_lock, mutex_unlock, spin_lock, spin_unlock
 from .core.state import State
 from .engine import Engine
@@ -32,7 +33,7 @@ from .interrupts import deferred_interrupt
 from .models import AREA_MAP
 from .rich import Rich
 from .validate import validate_engine
-from .validate_bitmap import validate_bitmap_engine
+from .validate_bitmap import areas_in_use, validate_bitmap_engine
 
 __all__ = ["RULES", "KernelFunctions", "LockRule"]
 
@@ -253,11 +254,9 @@ def _is_chunk(engine: Engine, c: int) -> bool:
 
 def _note_births(engine: Engine, c: int) -> None:
     """Let births follow a map that was changed past pcpu_alloc and free_percpu."""
-    if engine.model is not AREA_MAP or not _is_chunk(engine, c):
+    if not _is_chunk(engine, c):
         return
-    chunk = engine.model.read_chunk(engine, c, 0)
-    areas = zip(chunk.map[:-1].tolist(), chunk.map[1:].tolist(), strict=True)
-    in_use = {a & ~1: (b & ~1) - (a & ~1) for k, (a, b) in enumerate(areas) if a & 1 and k >= chunk.has_reserved}
+    in_use = _areas_in_use(engine, c)
     births = engine.births(c)
     for k in np.flatnonzero(births).tolist():
         if 2 * k not in in_use:
@@ -265,3 +264,12 @@ def _note_births(engine: Engine, c: int) -> None:
     for off, size in in_use.items():
         if not births.flat[off // 2]:
             births.flat[off // 2] = engine.now << 16 | size
+
+
+def _areas_in_use(engine: Engine, c: int) -> dict[int, int]:
+    """Give the size of each area in use, by its offset."""
+    chunk = engine.model.read_chunk(engine, c, 0)
+    if engine.model is not AREA_MAP:
+        return {PCPU_MIN_ALLOC_SIZE * bit: size for bit, size in areas_in_use(chunk).items()}
+    areas = zip(chunk.map[:-1].tolist(), chunk.map[1:].tolist(), strict=True)
+    return {a & ~1: (b & ~1) - (a & ~1) for k, (a, b) in enumerate(areas) if a & 1 and k >= chunk.has_reserved}

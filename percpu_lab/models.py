@@ -33,6 +33,7 @@ class Arrays(Protocol):
     def chunk(self) -> np.ndarray: ...  # noqa: D102
     @property
     def map(self) -> np.ndarray: ...  # noqa: D102
+    def births(self, c: int, /) -> np.ndarray: ...  # noqa: D102
     def base_addr(self, c: int, /) -> int: ...  # noqa: D102
 
 
@@ -88,11 +89,16 @@ def _areamap_sizes(g: np.ndarray, info: AllocInfo) -> None:
     g[L.GROUP_PAGES] = info.groups[0].nr_units * info.unit_pages
 
 
+def _nr_alloc(engine: Arrays, c: int, row: list[int]) -> int:
+    """Count the areas in use: a kernel without percpu_stats does not, but births tell."""
+    return row[L.CHUNK_NR_ALLOC] if engine.g[L.STATS_ON] else int(np.count_nonzero(engine.births(c)))
+
+
 def _areamap_chunk(engine: Arrays, c: int, slot: int) -> ChunkState:
     row = engine.chunk[c : c + int(engine.g[L.ROW_WORDS])].tolist()
     return ChunkState(
         handle=c, ordinal=row[L.ORDINAL], slot=slot, base_addr=engine.base_addr(c),
-        nr_alloc=row[L.CHUNK_NR_ALLOC], max_alloc_size=row[L.CHUNK_MAX_ALLOC_SIZE], free_size=row[L.FREE_SIZE],
+        nr_alloc=_nr_alloc(engine, c, row), max_alloc_size=row[L.CHUNK_MAX_ALLOC_SIZE], free_size=row[L.FREE_SIZE],
         contig_hint=row[L.CONTIG_HINT], first_free=row[L.FIRST_FREE], has_reserved=bool(row[L.HAS_RESERVED]),
         immutable=bool(row[L.IMMUTABLE]), map_used=row[L.MAP_USED], map_alloc=row[L.MAP_ALLOC],
         on_map_extend_list=row[L.EXTEND_NEXT] != -1, nr_populated=row[L.NR_POPULATED],
@@ -184,7 +190,7 @@ def _bitmap_chunk(engine: Arrays, c: int, slot: int) -> BitmapChunkState:
     blocks = np.array(row[row[L.MD_BLOCKS] - c :][: row[L.NR_PAGES] * L.NR_MD_WORDS]).reshape(-1, L.NR_MD_WORDS)
     return BitmapChunkState(
         handle=c, ordinal=row[L.ORDINAL], slot=slot, base_addr=engine.base_addr(c),
-        nr_alloc=row[L.CHUNK_NR_ALLOC], max_alloc_size=row[L.CHUNK_MAX_ALLOC_SIZE], free_bytes=row[L.FREE_SIZE],
+        nr_alloc=_nr_alloc(engine, c, row), max_alloc_size=row[L.CHUNK_MAX_ALLOC_SIZE], free_bytes=row[L.FREE_SIZE],
         immutable=bool(row[L.IMMUTABLE]), isolated=bool(row[L.ISOLATED]), start_offset=row[L.START_OFFSET],
         end_offset=row[L.END_OFFSET], nr_pages=row[L.NR_PAGES], nr_populated=row[L.NR_POPULATED],
         nr_empty_pop_pages=row[L.CHUNK_NR_EMPTY_POP_PAGES],

@@ -197,7 +197,7 @@ def _isolated(engine: Engine, chunk: BitmapChunkState) -> _Violations:
 def _births(engine: Engine, chunk: BitmapChunkState) -> _Violations:
     row = engine.births(chunk.handle).reshape(-1)
     found = {2 * k // PCPU_MIN_ALLOC_SIZE: int(row[k]) for k in np.flatnonzero(row).tolist()}
-    in_use = _areas(chunk)
+    in_use = areas_in_use(chunk)
     if found.keys() != in_use.keys():
         yield f"births without area at bits {sorted(found.keys() - in_use.keys())}"
         yield f"areas without birth at bits {sorted(in_use.keys() - found.keys())}"
@@ -210,7 +210,7 @@ def _births(engine: Engine, chunk: BitmapChunkState) -> _Violations:
             yield f"the area at bit {bit} has {in_use[bit]} bytes for a request of {size}"
 
 
-def _areas(chunk: BitmapChunkState) -> dict[int, int]:
+def areas_in_use(chunk: BitmapChunkState) -> dict[int, int]:
     """Give the size in bytes of each area in use, by its first bit: runs cut at the bits of bound_map."""
     first = chunk.start_offset // PCPU_MIN_ALLOC_SIZE
     end = chunk.chunk_md.nr_bits - chunk.end_offset // PCPU_MIN_ALLOC_SIZE
@@ -251,5 +251,5 @@ def _page_sums(engine: Engine, chunks: list[BitmapChunkState]) -> _Violations:
 def _statistics(engine: Engine, chunks: list[BitmapChunkState]) -> _Violations:
     yield from common._counters(engine, chunks)
     for chunk in chunks:
-        if chunk.nr_alloc != len(_areas(chunk)):
-            yield f"{common._name(chunk.ordinal)}: nr_alloc {chunk.nr_alloc} for {len(_areas(chunk))} areas"
+        if chunk.nr_alloc != len(areas_in_use(chunk)):
+            yield f"{common._name(chunk.ordinal)}: nr_alloc {chunk.nr_alloc} for {len(areas_in_use(chunk))} areas"

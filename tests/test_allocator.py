@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from percpu_lab.allocator import Allocator
+from percpu_lab.columns import snapshot
 from percpu_lab.core import layout as L
 from percpu_lab.errors import (
     BadFreeError,
@@ -560,3 +561,13 @@ def test_allocator_is_no_value_but_what_is_read_of_it_is(a: Allocator, repeat: C
     with pytest.raises(RequestError, match="is one machine, not a value"):
         repeat(a)
     assert repeat(a.stats()) and repeat(a.state())
+
+
+@pytest.mark.parametrize("engine", ["v4.13-areamap", "v6.12-bitmap"])
+def test_without_statistics_chunks_still_say_how_many_areas_are_in_use(engine: str) -> None:
+    a = Allocator(engine=engine, stats=False, jit="off")
+    pointers = [a.alloc_percpu(64) for _ in range(5)]
+    a.free_percpu(pointers[1])
+    assert a.state().pcpu_first_chunk.nr_alloc == 4
+    assert snapshot(a.engine).chunks.nr_alloc.tolist() == [0, 4]
+    assert "4 areas" in repr(a.chunks[1])

@@ -335,6 +335,14 @@ def test_functions_are_listed_and_keep_their_description(a: Allocator) -> None:
     assert kernel.pcpu_chunk_slot(a.chunks[1]) == a.chunks[1].slot
 
 
+def test_an_area_of_the_bitmap_is_freed_under_pcpu_lock() -> None:
+    a = Allocator(engine="v6.12-bitmap", jit="off")
+    p, q = a.alloc_percpu(60), a.alloc_percpu(64)
+    with a.kernel_functions.holding("pcpu_lock"):
+        a.kernel_functions.pcpu_free_area(a.state().pcpu_first_chunk, p.off)
+    assert (p.is_live, q.is_live) == (False, True)
+
+
 def test_bitmap_has_functions_of_its_own() -> None:
     a = Allocator(engine="v6.12-bitmap", jit="off")
     assert a.kernel_functions.pcpu_chunk_slot(a.chunks[-1]) == a.chunks[-1].slot
