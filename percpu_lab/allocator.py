@@ -163,6 +163,8 @@ class Allocator:
         jit: str | None = None,
         name: str = "",
     ) -> None:
+        if not isinstance(name, str):
+            raise RequestError(f"{shown(name)} is no text", where="name", remedy="give a str")
         self.name = name or (geometry if isinstance(geometry, str) else "percpu")
         self.engine = Engine(
             _as_geometry(geometry),
@@ -265,7 +267,11 @@ class Allocator:
 
         Raises:
             BadFreeError, KernelBugError: at the op named; the ops before it are done.
+            RequestError: no script, or a table that does not fit it; nothing was done.
         """
+        if not isinstance(script, Ops) and not hasattr(script, "build"):
+            remedy = "give Ops, as Ops.from_text makes them, or a workload out of WORKLOADS"
+            raise RequestError(f"{shown(script)} is no op script", where="run", remedy=remedy)
         ops = script if isinstance(script, Ops) else script.build()
         table = np.zeros(max(ops.nr_ids, 1), np.int64) if ids is None else ids
         failed_before = self.engine.scalar(L.NR_FAILED)
@@ -408,7 +414,7 @@ class Allocator:
         raise RequestError("an Allocator is one machine, not a value", where="copy, pickle", remedy=remedy)
 
     def __repr__(self) -> str:
-        return f"<Allocator {self.name!r}: {self._summary()}>"
+        return f"<Allocator {shown(self.name)}: {self._summary()}>"
 
     def _summary(self) -> str:
         info, engine = self.geometry.info, self.engine
@@ -423,7 +429,7 @@ class Allocator:
         more = len(chunks) - _HTML_CHUNKS
         note = f"<p>and {more:,} chunks more</p>" if more > 0 else ""
         names = "".join(f"<th>{name}</th>" for name in head)
-        title = f"<b>{html.escape(self.name)}</b>: {html.escape(self._summary())}"
+        title = f"<b>{html.escape(shown(self.name)[1:-1])}</b>: {html.escape(self._summary())}"
         return f"{title}<table><tr>{names}</tr>{table}</table>{note}"
 
 

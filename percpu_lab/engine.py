@@ -427,13 +427,14 @@ _SAMPLE_WORK_BULK = 4
 _BAD_FREE = (L.STATUS_BAD_FREE, L.STATUS_NO_CHUNK, L.STATUS_STATIC, L.STATUS_STALE)
 
 
-def _check_run(ops: Ops, ids: np.ndarray, start: int, end: int) -> None:
+def _check_run(ops: Ops, ids: Any, start: int, end: int) -> None:
     """Check what compiled code takes on trust."""
     if start < 0 or end > len(ops):
         raise RequestError(
             f"the script has ops 0 to {len(ops) - 1}", where=f"ops [{start}, {end})", remedy="stay inside"
         )
-    if ids.dtype != np.int64 or ids.ndim != 1 or not (ids.flags.c_contiguous and ids.flags.writeable):
+    is_table = isinstance(ids, np.ndarray) and ids.dtype == np.int64 and ids.ndim == 1
+    if not is_table or not (ids.flags.c_contiguous and ids.flags.writeable):
         raise RequestError(f"not a table of pointers: {ids!r:.60}", where="ids", remedy="give np.zeros(n, np.int64)")
     if ops.nr_ids > len(ids):
         raise RequestError(

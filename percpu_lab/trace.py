@@ -7,6 +7,7 @@ engine ──▶ mask ──▶ filter ──▶ ring of `size` events ──▶
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from html import escape
@@ -18,6 +19,7 @@ from .core import layout as L
 from .engine import Engine
 from .errors import HookError, RequestError
 from .events import EventBatch
+from .geometry.info import shown
 from .interrupts import deferred_interrupt
 from .rich import Rich
 from .tracefilter import EventFilter
@@ -170,8 +172,12 @@ class Trace:
         return iter(self.columns())
 
     def events(self, since: int = 0) -> EventBatch:
-        """Give the events numbered `since` and up that the ring still holds, as columns that stay as they are."""
-        return self._engine.events(since)
+        """Give the events numbered `since` and up that the ring still holds, as columns that stay as they are.
+
+        Raises:
+            RequestError: not a whole number.
+        """
+        return self._engine.events(_whole(since, "events(since)"))
 
     def columns(self) -> EventBatch:
         """Give all events in the ring as columns; how many went before is in `lost`."""
@@ -198,8 +204,12 @@ class Trace:
         return (counts.header() if header and style == "ftrace" else "") + batch.text(style)
 
     def tail(self, n: int = _ROWS_SHOWN) -> str:
-        """Write the last n events as lines of a trace file."""
-        return self._last(n).text()
+        """Write the last n events as lines of a trace file.
+
+        Raises:
+            RequestError: not a whole number, or below 0.
+        """
+        return self._last(_whole(n, "tail(n)")).text()
 
     def save(self, path: str | PathLike[str], *, style: Style = "ftrace") -> Path:
         """Write the ring to a file, and give its path.
@@ -342,6 +352,12 @@ def _html_row(event: Event) -> str:
     name, _, fields = str(event).partition(": ")
     cells = "".join(f"<td style='text-align:left'><code>{escape(text)}</code></td>" for text in (name, fields))
     return f"<tr><td>{event.op}</td>{cells}</tr>"
+
+
+def _whole(value: object, where: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise RequestError(f"{shown(value)} is no whole number", where=where, remedy="give an int")
+    return operator.index(value)
 
 
 def _mask(names: tuple[str, ...]) -> int:

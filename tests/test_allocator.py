@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import percpu_lab as lab
 from percpu_lab.allocator import Allocator
 from percpu_lab.columns import snapshot
 from percpu_lab.core import layout as L
@@ -571,3 +572,28 @@ def test_without_statistics_chunks_still_say_how_many_areas_are_in_use(engine: s
     assert a.state().pcpu_first_chunk.nr_alloc == 4
     assert snapshot(a.engine).chunks.nr_alloc.tolist() == [0, 4]
     assert "4 areas" in repr(a.chunks[1])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "what"),
+    [
+        (lambda a: a.trace.tail(None), "None is no whole number"),
+        (lambda a: a.trace.events("8"), "'8' is no whole number"),
+        (lambda a: a.run(None), "None is no op script"),
+        (lambda a: a.run(Ops.alloc(np.arange(2), 8), ids=[]), "not a table of pointers"),
+        (lambda _: Allocator(name=5), "5 is no text"),  # type: ignore[arg-type]
+        (lambda _: lab.picture(None), "None cannot be drawn"),  # type: ignore[arg-type]
+        (lambda _: lab.watch(7), "7 cannot be watched"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_mistyped_argument_gets_one_clear_error(mistake: Callable[[Allocator], object], what: str) -> None:
+    a = Allocator(jit="off")
+    with pytest.raises(RequestError, match=what):
+        mistake(a)
+    assert a.engine.now == 0
+
+
+def test_a_long_name_is_cut_and_its_control_characters_are_shown() -> None:
+    a = Allocator(name="n" * 500 + "\x1b", jit="off")
+    assert len(repr(a)) < 120
+    assert "\x1b" not in repr(a) + a._repr_html_()

@@ -20,6 +20,7 @@ from bokeh.models.widgets import PreText
 from ..allocator import Allocator, RunResult
 from ..columns import EARLY, Columns, Snapshot, take
 from ..errors import LabError, RequestError
+from ..geometry.info import shown
 from ..kept import Kept
 from ..ops import Ops
 from ..plain import count
@@ -125,7 +126,7 @@ class Dashboard:
         window_ops: show only so many last ops on the time axis.
 
     Raises:
-        RequestError: no such view.
+        RequestError: no such view, or nothing that can be watched.
     """
 
     def __init__(
@@ -137,6 +138,9 @@ class Dashboard:
         window_ops: int | None = None,
     ) -> None:
         check_views(views)
+        if not isinstance(subject, (Allocator, RecordedRun, Recording)):
+            remedy = "give an Allocator, a recorded run, or what open_trace gives"
+            raise RequestError(f"{shown(subject)} cannot be watched", where="watch", remedy=remedy)
         subject = open_run(subject) if isinstance(subject, Recording) else subject
         self.subject = subject
         self.view_names = tuple(views)
@@ -439,10 +443,13 @@ def picture(subject: Allocator | RecordedRun | Recording, views: Sequence[str] =
         views: names out of VIEWS, from top to bottom.
 
     Raises:
-        RequestError: no such view.
+        RequestError: no such view, or nothing that can be drawn.
     """
     check_views(views)
     source = open_run(subject) if isinstance(subject, Recording) else getattr(subject, "engine", subject)
+    if not hasattr(source, "events"):
+        remedy = "give an Allocator, a recorded run, or what open_trace gives"
+        raise RequestError(f"{shown(subject)} cannot be drawn", where="picture", remedy=remedy)
     return static.picture(take(source), tuple(views))
 
 
