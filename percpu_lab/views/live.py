@@ -360,7 +360,7 @@ class Publisher:
         produce: Callable[[], Frame | None],
         *,
         version: Callable[[], object],
-        interval: float = 1 / 11,
+        interval: float = 1 / 10.3,
         visit: Callable[[Callable[[], None]], None] | None = None,
         clock: Clock | None = None,
         start: bool = True,
