@@ -123,7 +123,7 @@ class AreaMap:
             grid_line_color=_style.NOTE,
             grid_line_alpha=0.25,
         )
-        pages.level = "overlay"
+        pages.level = "guide"  # upon the areas; overlays are a canvas of their own, which the page is composed of
         plot.add_layout(pages)
         code = f"pages.visible = Math.abs(x.end - x.start) <= {MAX_GRID_PAGES * PAGE_SIZE // KIB}"
         callback = CustomJS(args={"pages": pages, "x": plot.x_range}, code=code)

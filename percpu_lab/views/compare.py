@@ -26,7 +26,7 @@ from ..spans import Series
 from . import _style
 from .area_map import AreaMap
 from .controls import Message, RecordingControls
-from .dashboard import plain_text, summary
+from .dashboard import SUMMARY_LINES, plain_text, summary
 from .live import FigureEvent, Frame, Json, LiveFigure, Publisher, close_tree
 from .pump import Pump
 from .shared import Shared, merged
@@ -162,7 +162,7 @@ class _Drawing:
         self._curves = _Curves(runs)
         self._shared = [Shared() for _ in runs]
         self._maps = [AreaMap(height=MAP_HEIGHT) for _ in runs]
-        self._texts = [plain_text() for _ in runs]
+        self._texts = [plain_text(SUMMARY_LINES) for _ in runs]
         roots: list[LayoutDOM] = list(self._curves.build(together.last_op))
         for number, (view, shared, text) in enumerate(zip(self._maps, self._shared, self._texts, strict=True)):
             root = view.build(shared)

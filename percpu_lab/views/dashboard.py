@@ -47,11 +47,13 @@ if TYPE_CHECKING:
     from .static import Picture
 
 TAIL_EVENTS = 6
-# a line that is longer than the page is wide is reached by scrolling
+SUMMARY_LINES, TAIL_LINES = 2, 1 + TAIL_EVENTS
+# A line that is longer than the page is wide is reached by scrolling. All lines have room from the start: when a text
+# grows, Bokeh lays out the whole board anew.
 _TEXT_CSS = """
 :host { color: var(--jp-ui-font-color1, inherit); }
-.bk-clearfix { max-width: 100%; }
-pre { overflow-x: auto; margin: 4px 0; }
+.bk-clearfix { max-width: 100%%; }
+pre { overflow-x: auto; margin: 4px 0; min-height: %dlh; }
 """
 
 
@@ -87,7 +89,7 @@ class _Drawing:
         self._moment = moment
         self._shared, self._news, self._kept = Shared(moment=moment), News(), Kept()
         self._views = [VIEWS[name]() for name in view_names]
-        self._summary, self._tail = plain_text(), plain_text()
+        self._summary, self._tail = plain_text(SUMMARY_LINES), plain_text(TAIL_LINES)
         roots = [view.build(self._shared) for view in self._views]
         for name, root in zip(view_names, roots, strict=True):
             root.name = name
@@ -427,9 +429,9 @@ def tail(events: Events, is_tracing: bool = True, moment: str = "op") -> str:
     return "\n".join([f"{heading:>9}  the last events", *shown]) if shown else "no events yet"
 
 
-def plain_text() -> PreText:
-    """Make a piece of text that is shown as it is, never as markup."""
-    return PreText(text="", stylesheets=[InlineStyleSheet(css=_TEXT_CSS)], sizing_mode="stretch_width")
+def plain_text(nr_lines: int) -> PreText:
+    """Make a piece of text that is shown as it is, never as markup, with room for some lines."""
+    return PreText(text="", stylesheets=[InlineStyleSheet(css=_TEXT_CSS % nr_lines)], sizing_mode="stretch_width")
 
 
 def picture(subject: Allocator | RecordedRun | Recording, views: Sequence[str] = tuple(VIEWS)) -> Picture:

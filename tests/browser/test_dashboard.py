@@ -51,6 +51,20 @@ def test_views_show_distinct_moments_while_a_loop_runs_and_the_last_one_soon_aft
     assert board.text(1) == "done\n"
 
 
+def test_nothing_on_the_page_moves_when_the_first_events_come(board):
+    parts = "[...labFind((e) => e.tagName === 'PRE'), ...labCanvases()]"
+    heights = f"{parts}.map((e) => Math.round(e.getBoundingClientRect().height))"
+    before = board.js(heights)
+    board.execute("for _ in range(3000): a.alloc_percpu(64)")
+    board.wait_for(f"{SHOWN_OP} === 3000")
+    board.page.wait_for_timeout(600)
+    assert board.js(heights) == before
+
+
+def test_lines_of_pages_are_drawn_without_a_canvas_of_their_own(board):
+    board.wait_for("labFind((e) => e.matches('canvas:nth-of-type(2)')).every((e) => e.style.display === 'none')")
+
+
 def test_buttons_allocate_and_free(board):
     board.click_button("alloc_percpu")
     board.wait_for(f"{SHOWN_OP} === 1")
