@@ -10,6 +10,8 @@ const REPORT_INTERVAL_MS = 40;
 const ACK_INTERVAL_MS = 500; // a message to the kernel, and that JupyterLab shows it as busy, cost half a frame
 const REST_MS = 300; // after the last frame
 const MEASURE_INTERVAL_MS = 2000; // of texts while frames come without a pause
+const WARM_PAINTS = 120; // by then the browser has compiled most of what paints
+const PAINT_MS = 8; // left of an idle moment for one more
 
 // ---- BokehJS: from the kernel's package, run once a page
 
@@ -95,6 +97,7 @@ class Figure {
       this.waiting.set(id, {...this.waiting.get(id), ...attrs});
     }
     this.seq = Math.max(this.seq ?? seq, seq);
+    window.cancelIdleCallback?.(this.warming);
     this.schedule();
   }
 
@@ -128,9 +131,12 @@ class Figure {
 
   // All plots at once, so that the browser composes the page once.
   repaint(isMeasuring) {
-    const plots = [...this.plots].filter((plot) => plot.isInSight && plot.el.isConnected);
+    const plots = [...this.plots].filter(isPaintable);
     for (const plot of plots) this.plots.delete(plot);
-    if (isMeasuring) this.busySince = null;
+    if (isMeasuring) {
+      this.busySince = null;
+      forgetStyles();
+    }
     this.isMeasuring = isMeasuring;
     withStylesKept(() => plots.forEach((plot) => plot.repaint()));
     for (const view of this.views) view.write(); // after the plots: else they would wait for the page to be styled anew
@@ -148,6 +154,24 @@ class Figure {
     this.repaintWhole(plots);
     // Bokeh learns how high a legend is when it paints it: too late for the room it gives it.
     this.repaintWhole(plots.filter((plot) => legendsOf(plot).some(({layout}) => layout?.has_size_changed())));
+    this.warmUp(plots);
+  }
+
+  // What is new to a browser it runs slowly, and compiles on all processors: it is made used to painting while nothing
+  // else is to be done, else the first frames of a cell would take twice as long.
+  warmUp(plots) {
+    if (page.nrWarm >= WARM_PAINTS || !window.requestIdleCallback || !plots.some(isPaintable)) return;
+    cancelIdleCallback(this.warming);
+    this.warming = requestIdleCallback((idle) => {
+      for (; idle.timeRemaining() > PAINT_MS && page.nrWarm < WARM_PAINTS; page.nrWarm++) this.paintAgain(plots);
+      this.warmUp(plots);
+    });
+  }
+
+  paintAgain(plots) {
+    for (const view of this.views) view.apply(new Map([...this.newest.keys()].map((id) => [id, {}])));
+    for (const plot of plots) this.plots.add(plot);
+    this.repaint(false);
   }
 
   repaintWhole(plots) {
@@ -167,7 +191,12 @@ class Figure {
   close() {
     clearTimeout(this.ackTimer);
     clearTimeout(this.restTimer);
+    window.cancelIdleCallback?.(this.warming);
   }
+}
+
+function isPaintable(plot) {
+  return plot.isInSight && plot.el.isConnected;
 }
 
 function legendsOf(plot) {
@@ -177,10 +206,7 @@ function legendsOf(plot) {
 // Bokeh takes colours from the page when it paints: a page that turns dark has to be painted again.
 function watchTheme(figure) {
   // Not at once: JupyterLab hides the page while it loads a theme.
-  const repaint = () => requestAnimationFrame(() => {
-    forgetStyles();
-    figure.rest();
-  });
+  const repaint = () => requestAnimationFrame(() => figure.rest());
   const loaded = ({target}) => { if (target.rel === "stylesheet") repaint(); };
   const observer = new MutationObserver(repaint);
   observer.observe(document.body, {attributeFilter: ["data-jp-theme-name", "data-vscode-theme-id"]});

@@ -4,10 +4,10 @@
 //   paintLess   once a plot:  canvas of the plot     painted at every frame, without outlines of texts that have none
 //                             canvas of the overlays on the page while something is in it
 //                             legend, texts' room    when frames pause
+//                             rows in sight          all, where nothing filters them
 //                             spare glyphs, indices  when used
 //                             what shows nothing     never: empty sources, and what bears the tag "unseen"
 
-const STYLES_KEPT_MS = 1000;
 const MOST_WIDTHS = 10_000;
 const FEW_ROWS = 1000; // are painted sooner than found out to be in sight
 const CLEAR = "rgba(0, 0, 0, 0)";
@@ -15,12 +15,12 @@ const SPARE_GLYPHS = ["decimated_glyph", "selection_glyph", "nonselection_glyph"
 
 // ---- once a page
 
-// Every widget has a module of its own. `styles`: values of CSS variables of an element.
-const page = (window[Symbol.for("percpu_lab.paint")] ??= {tuned: new WeakSet(), styles: null, stylesAt: 0, isKeeping: false});
+// Every widget has a module of its own. `styles`: values of CSS variables of an element. `nrWarm`: see warmUp.
+const page = (window[Symbol.for("percpu_lab.paint")] ??=
+  {tuned: new WeakSet(), styles: null, isKeeping: false, nrWarm: 0});
 
 function withStylesKept(paint) {
-  const now = performance.now();
-  if (page.styles === null || now - page.stylesAt > STYLES_KEPT_MS) Object.assign(page, {styles: new WeakMap(), stylesAt: now});
+  page.styles ??= new WeakMap();
   page.isKeeping = true;
   try {
     paint();
@@ -40,10 +40,13 @@ function tune(Bokeh) {
   const sheet = Bokeh.require("core/dom").InlineStyleSheet.prototype;
   const visual = Bokeh.require("core/visuals/visual").VisualProperties.prototype;
   const hatch = Bokeh.require("core/visuals/hatch").HatchVector.prototype;
+  const formatter = Bokeh.require("models/formatters/customjs_tick_formatter").CustomJSTickFormatter.prototype;
   const pixels = Bokeh.require("models/glyphs/image_base").ImageBaseView.prototype;
   const image = Bokeh.require("models/glyphs/image").ImageView.prototype;
   graphics.text_width = remembered(graphics.text_width);
-  const {_update} = sheet, {_get_css_value} = visual, {update} = hatch, {_flat_img_to_buf8} = image;
+  paintPlainLabels(Bokeh);
+  const {_update} = sheet, {_get_css_value} = visual, {_make_func} = formatter;
+  const {update} = hatch, {_flat_img_to_buf8} = image;
   // A style sheet that is written anew makes the browser match all of the page's rules again.
   sheet._update = function (css) {
     if (this.el.textContent !== css) _update.call(this, css);
@@ -55,6 +58,12 @@ function tune(Bokeh) {
     const known = styles.get(el);
     if (!known.has(key)) known.set(key, _get_css_value.call(this, name));
     return known.get(key);
+  };
+  // The function is what it was as long as code and names are, and a new one would have to be compiled.
+  formatter._make_func = function () {
+    const key = `${this.names}\n${this.code}`;
+    if (this.labFunc?.key !== key) this.labFunc = {key, call: _make_func.call(this)};
+    return this.labFunc.call;
   };
   // A pattern is a canvas, which is drawn anew for every frame, though its look stays.
   hatch.update = function () {
@@ -79,7 +88,9 @@ function tune(Bokeh) {
       const all = color_mapper.rgba_mapper.v_compute(Uint8Array.from({length: 256}, (_, code) => code));
       this.labColours = {palette, low, high, of: new Uint32Array(all.buffer)};
     }
-    const colours = this.labColours.of, found = new Uint32Array(codes.length);
+    // The pixels of the last picture are on its canvas: their memory serves again, else there is much to be cleaned up.
+    if (this.labFound?.length !== codes.length) this.labFound = new Uint32Array(codes.length);
+    const colours = this.labColours.of, found = this.labFound;
     for (let k = 0; k < codes.length; k++) found[k] = colours[codes[k]];
     return new Uint8ClampedArray(found.buffer);
   };
@@ -95,6 +106,48 @@ function remembered(measure) {
     if (document.fonts.status === "loaded") known.set(key, width);
     return width;
   };
+}
+
+// Labels of an axis that are not turned: what Bokeh finds out for each of them, twice, is the same for all but a width.
+function paintPlainLabels(Bokeh) {
+  const graphics = Bokeh.require("core/graphics");
+  const {font_metrics} = Bokeh.require("core/util/text");
+  const axis = Bokeh.require("models/axes/axis").AxisView.prototype;
+  const {_draw_oriented_labels} = axis;
+  const isPlain = (label) => label instanceof graphics.TextBox && !label.text.includes("\n");
+  axis._draw_oriented_labels = function (context, labels, coords, orient, standoff, visuals) {
+    const {items} = labels, {panel, model} = this;
+    const isTurned = Boolean(panel.get_label_angle_heuristic(orient));
+    const isChosen = model.major_label_policy.type !== "AllLabels";
+    const isOutlined = model.major_label_text_outline_color !== null;
+    if (isTurned || isChosen || isOutlined || items.length === 0 || !items.every(isPlain)) {
+      _draw_oriented_labels.call(this, context, labels, coords, orient, standoff, visuals);
+      return;
+    }
+    if (!visuals.doit) return;
+    const tallest = items.find((label) => label.infer_text_height() !== "cap") ?? items[0];
+    tallest.visuals = visuals.values();
+    const {font, color} = tallest, line = tallest._text_line(font_metrics(font));
+    const widths = items.map(({text}) => graphics.text_width(text, font));
+    context.save();
+    Object.assign(context, {font, fillStyle: color, textAlign: "left", textBaseline: "alphabetic"});
+    const [lefts, tops] = placesOfLabels(this, coords, orient, standoff, widths, line);
+    items.forEach(({text}, i) => context.fillText(text, lefts[i], tops[i] + line.ascent));
+    context.restore();
+  };
+}
+
+function placesOfLabels(axis, coords, orient, standoff, widths, {ascent, height}) {
+  const {vertical_align, align} = axis.panel.get_label_text_heuristics(orient);
+  const [nx, ny] = axis.normals, [sxs, sys] = axis.scoords(coords), {bbox} = axis.canvas;
+  const share = {left: 0, center: 0.5, right: 1}[align];
+  const above = {top: 0, center: 0.5 * height, bottom: height, baseline: ascent}[vertical_align];
+  const lefts = widths.map((width, i) => sxs[i] + nx * standoff - share * width);
+  const tops = widths.map((_, i) => sys[i] + ny * standoff - above);
+  const [places, lengths, end] = axis.dimension === 0
+    ? [lefts, widths, bbox.width] : [tops, widths.map(() => height), bbox.height];
+  for (const i of [0, widths.length - 1]) places[i] = Math.max(Math.min(places[i], end - lengths[i]), 0); // of the ends
+  return [lefts, tops];
 }
 
 // ---- once a plot
@@ -146,6 +199,7 @@ function hideWhileEmpty(plot, canvas) {
 }
 
 function prepareOnDemand(Bokeh, view) {
+  showAllRows(view.cds_view);
   view.update_position = () => {}; // of an empty element on the page, one a glyph, which would follow its data
   const {_paint} = view, isUnseen = view.model.glyph.tags.includes("unseen");
   view._paint = (context) => {
@@ -165,6 +219,19 @@ function prepareOnDemand(Bokeh, view) {
   glyph.mask_data = () => {
     const nrRows = glyph.data_size;
     return nrRows <= FEW_ROWS ? Indices.all_set(nrRows) : mask_data.call(glyph);
+  };
+}
+
+// Bokeh filters the rows of a frame twice, and takes them once more if their number changes, also where all are shown.
+function showAllRows(view) {
+  const {compute_indices} = view, {model} = view;
+  view.compute_indices = () => {
+    const nrRows = view.parent.data_source.get_value().get_length() ?? 1;
+    if (model.filter.type !== "AllIndices") compute_indices.call(view);
+    else if (model.indices.size !== nrRows) {
+      model.setv({indices: model.indices.constructor.all_set(nrRows)}, {silent: true}); // the data's own change follows
+      model._indices_map_to_subset();
+    }
   };
 }
 

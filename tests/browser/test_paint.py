@@ -117,6 +117,64 @@ def test_the_entry_of_a_legend_is_a_picture_in_the_colour_of_its_glyph(bars):
     assert bars.js("labFind((e) => e.tagName === 'CANVAS' && e.className.includes('bk-glyph')).length") == 0
 
 
+AXES = """
+from bokeh.layouts import column
+from bokeh.models import AllLabels, CustomJSTickFormatter, FixedTicker, LinearAxis, NoOverlap, Range1d
+from bokeh.plotting import figure
+from percpu_lab.views.live import LiveFigure
+
+def make(policy):
+    plot = figure(name="plot", width=500, height=200, toolbar_location=None, tools="", x_range=Range1d(0, 1000),
+                  y_range=Range1d(8, 0), y_axis_label="chunks", x_axis_label="offset")
+    words = CustomJSTickFormatter(args={"unit": "kB"}, code="return tick > 6 ? '12' : `${tick} ${unit}, Áj|`")
+    plot.yaxis.update(ticker=FixedTicker(ticks=[0, 2.5, 5, 8]), formatter=words)
+    plot.add_layout(LinearAxis(ticker=FixedTicker(ticks=[1, 4, 7]), major_label_text_font_style="bold"), "right")
+    plot.add_layout(LinearAxis(major_label_text_color="red", major_label_text_font_size="1.2em"), "above")
+    plot.axis.major_label_policy = policy
+    return plot
+
+live = LiveFigure(column(make(AllLabels()), make(NoOverlap(min_distance=0))))
+live
+"""
+
+
+def test_labels_of_axes_stand_and_look_as_bokeh_would_have_them(open_notebook):
+    notebook = open_notebook(AXES)
+    notebook.run(0)
+    notebook.wait_for_canvas(2)
+    pixels = """[0, 1].map((k) => {
+      const canvas = labCanvases()[k];
+      return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    })"""
+    notebook.wait_for(f"(([one, other]) => one.every((value, i) => value === other[i]))({pixels})")
+    assert notebook.colours(0).get("#ff0000", 0) > 20
+
+
+def test_text_of_ticks_follows_what_it_is_made_of(open_notebook):
+    notebook = open_notebook(AXES)
+    notebook.run(0)
+    notebook.wait_for_canvas(2)
+    formatter = "labModels().map(([, model]) => model).find(({type}) => type === 'CustomJSTickFormatter')"
+    said = f"{formatter}.doFormat([1]).join()"
+    assert notebook.js(said) == "1 kB, Áj|"
+    notebook.js(f"{formatter}.args = {{unit: 'MB'}}")
+    assert notebook.js(said) == "1 MB, Áj|"
+    notebook.js(f"{formatter}.setv({{args: {{size: 'GB'}}, code: 'return size + tick'}})")
+    assert notebook.js(said) == "GB1"
+
+
+def test_the_browser_gets_used_to_painting_once_a_page_and_shows_what_it_showed(bars):
+    nr_warm = "window[Symbol.for('percpu_lab.paint')].nrWarm"
+    before = bars.colours()
+    bars.wait_for(f"{nr_warm} === 120")
+    assert bars.colours() == before
+    send(bars, 1)
+    bars.run(1)
+    bars.wait_for_canvas(2)
+    bars.page.wait_for_timeout(1000)
+    assert bars.js(nr_warm) == 120
+
+
 def test_bokeh_is_patched_once_a_page(bars):
     bars.js("window.labPatch = Bokeh.require('core/dom').InlineStyleSheet.prototype._update")
     bars.run(1)
