@@ -773,6 +773,69 @@ def test_a_figure_is_flushed_after_each_cell(shell, made):
     assert made[0].nr_flushes == 2
 
 
+class Knot:
+    """What only the garbage collector frees."""
+
+    def __init__(self):
+        self.me = self
+
+
+@pytest.fixture
+def frozen():
+    """How many objects stood aside at each look; all is put back at the end."""
+    yield gc.get_freeze_count
+    _cells._collector.put_back()
+    assert gc.get_freeze_count() == 0
+
+
+def test_full_collections_leave_out_what_was_there_before_the_cell_while_a_figure_is_open(shell, made, frozen):
+    old = weakref.ref(Knot())  # a knot that is garbage already
+    gc.disable()
+    seen = []
+
+    def cell():
+        before, young = frozen(), weakref.ref(Knot())
+        gc.enable()
+        rows = [[number] for number in range(400_000)]  # brings about full collections
+        seen.extend([before > 10_000, young() is None, old() is not None, len(rows)])
+
+    try:
+        shell.run("second", "run 2", cell)
+    finally:
+        gc.enable()
+    assert seen == [True, True, True, 400_000]
+    assert frozen() == 0
+    gc.collect()
+    assert old() is None
+
+
+def test_a_collection_that_a_cell_asks_for_goes_through_everything(shell, made, frozen):
+    old = weakref.ref(Knot())
+    seen = []
+    shell.run("second", "run 2", lambda: seen.extend([gc.collect() > 0, old() is None, frozen() > 10_000]))
+    assert seen == [True, True, True]
+
+
+def test_the_collector_is_as_it_was_after_a_cell_and_without_figures(shell, frozen):
+    collect, seen = gc.collect, []
+    shell.run("first", "run 1", lambda: seen.append(FakeWidget()))
+    shell.run("second", "run 2", lambda: seen.append(gc.collect is collect))
+    assert gc.collect is collect
+    shell.run("third", "run 3", deleted=["first"])
+    seen[0] = None
+    shell.run("fourth", "run 4", lambda: seen.append(frozen()))
+    assert seen[1:] == [False, 0]
+
+
+def test_objects_that_somebody_else_has_frozen_stay_frozen(shell, made, frozen):
+    gc.freeze()
+    try:
+        shell.run("second", "run 2")
+        assert frozen() > 10_000
+    finally:
+        gc.unfreeze()
+
+
 def test_nothing_is_closed_where_cells_have_no_ids(shell):
     figures = []
     shell.run(None, "run 1", lambda: figures.append(FakeWidget()))

@@ -1,4 +1,4 @@
-"""Closes figures whose cells were run again or deleted, and sends the last state at the end of a cell.
+"""What a cell means to figures: they are closed with it, have the collector spared in it, and are flushed at its end.
 
 Widgets live until they are closed. IPython's `Out` keeps them, too, so garbage collection never would: a cell run
 twenty times would leave nineteen figures that nobody sees. A figure belongs to each cell that made or showed it:
@@ -10,6 +10,8 @@ and is closed after a cell if all of its runs are old. Where the front end gives
 
 import weakref
 from typing import Any, Protocol
+
+from ._collector import Collector
 
 
 class Closable(Protocol):
@@ -25,6 +27,7 @@ class Closable(Protocol):
 _latest_run: dict[str, str] = {}
 _runs: "weakref.WeakKeyDictionary[Closable, dict[str, str]]" = weakref.WeakKeyDictionary()
 _hooked: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_collector = Collector()
 
 
 def made_or_shown(figure: Closable) -> None:
@@ -71,9 +74,12 @@ def _before_cell(_info: object) -> None:
         _latest_run[cell[0]] = cell[1]
     for deleted in _parent().get("metadata", {}).get("deletedCells", ()):
         _latest_run.pop(deleted, None)
+    if _runs:
+        _collector.set_aside()
 
 
 def _after_cell(_result: object) -> None:
+    _collector.put_back()
     for figure, runs in list(_runs.items()):
         if runs and all(_latest_run.get(cell_id) != run for cell_id, run in runs.items()):
             del _runs[figure]
