@@ -231,7 +231,7 @@ def served_bytes(snap: Snapshot) -> tuple[Ints, Ints]:
     first, behind = np.searchsorted(areas.chunk, chunks), np.searchsorted(areas.chunk, chunks, side="right")
     start, last = np.zeros(len(chunks), np.int64), behind - 1
     for _ in range(2):  # a prefix is static, reserved, or the one behind the other
-        is_prefix = np.isin(areas.kind[first], (STATIC, RESERVED))
+        is_prefix = (areas.kind[first] == STATIC) | (areas.kind[first] == RESERVED)
         start = np.where(is_prefix, areas.off_bytes[first] + areas.size_bytes[first], start)
         first = np.minimum(first + is_prefix, last)
     end = areas.off_bytes[last] + np.where(areas.kind[last] == OUTSIDE, 0, areas.size_bytes[last])

@@ -90,10 +90,13 @@ function tune(Bokeh) {
     }
     // The pixels of the last picture are on its canvas: their memory serves again, else there is much to be cleaned up.
     if (this.labFound?.length !== codes.length) this.labFound = new Uint32Array(codes.length);
-    const colours = this.labColours.of, found = this.labFound;
-    for (let k = 0; k < codes.length; k++) found[k] = colours[codes[k]];
-    return new Uint8ClampedArray(found.buffer);
+    lookUp(this.labColours.of, codes, this.labFound);
+    return new Uint8ClampedArray(this.labFound.buffer);
   };
+}
+
+function lookUp(colours, codes, found) {
+  for (let k = 0; k < codes.length; k++) found[k] = colours[codes[k]];
 }
 
 // The width of a text in a font; one that is still being loaded may change.

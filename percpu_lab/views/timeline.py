@@ -9,6 +9,7 @@ Lifetimes are drawn one by one up to BUDGET in sight; more of them are a picture
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ from .live import FigureEvent, Frame
 from .shared import ORIGIN, STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
 
 BUDGET = 4000
-MOST_BINS, MOST_ROWS = 512, 256  # of a picture
+MOST_BINS = 512  # of a picture
 MAX_LABELS = 11  # lines of text that have room beside the bands
 MAX_MARKS = 2000  # of a kind
 MAX_EDGES, MAX_LARGE_MARKS = 48, 60  # more would hide what they frame
@@ -186,19 +187,19 @@ class Timeline:
         lane_height = FAILED_LANE * max(nr_bands / 8, 1)
         lane = nr_bands + lane_height / 2
         props = self._y.extend(0, nr_bands + lane_height)
+        step = max(-(-nr_bands // MAX_LABELS), 1)
+        labelled = [band for band in range(0, len(self._bands), step) if lane - band - 0.5 >= NEAREST_LABEL * step]
         rows = self._rows_in_sight(lives)
         is_picture = rows is None
         sources: dict[ColumnDataSource, Any] = {
             self._areas: self._area_columns(columns, lives, rows),
             self._notes: _note_columns(columns.annotations, window, nr_bands + lane_height),
-            self._band_rows: _band_columns(lives),
+            self._band_rows: _band_columns(lives, labelled),
             self._image: self._image_columns(lives, is_needed=is_picture),
         }
         for event, source in self._marks.items():
             sources[source] = _mark_columns(lives, event, lane)
-        step = max(-(-nr_bands // MAX_LABELS), 1)
-        labels = [band + 0.5 for band in range(0, len(self._bands), step)]
-        props[self._ticker] = {"ticks": [*(label for label in labels if lane - label >= NEAREST_LABEL * step), lane]}
+        props[self._ticker] = {"ticks": [*(band + 0.5 for band in labelled), lane]}
         props[self._now] = {"location": snap.op}
         props[self.figure.xaxis[0]] = {"axis_label": time_label(columns.annotations)}
         props |= {item: {"visible": columns.annotations is not None} for item in self._note_items}
@@ -233,7 +234,8 @@ class Timeline:
     def _image_columns(self, lives: Lifetimes, *, is_needed: bool) -> dict[str, Any]:
         if not is_needed:
             return {name: [] for name in ("image", "x", "y", "dw", "dh")}
-        form = steady_form(lives, MOST_BINS, MOST_ROWS, min(self._y.shown), max(self._y.shown))
+        most_rows = self._height * 2 // 3  # about the pixels that there are
+        form = steady_form(lives, MOST_BINS, most_rows, min(self._y.shown), max(self._y.shown))
         codes = lifetime_image(lives, form, self._steps)
         place = {"x": form.start, "y": form.bottom, "dw": form.end - form.start, "dh": form.top - form.bottom}
         return {"image": codes, **{name: [value] for name, value in place.items()}}
@@ -256,10 +258,13 @@ def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
     return dict(zip(_AREAS, columns, strict=True))
 
 
-def _band_columns(lives: Lifetimes) -> dict[str, Any]:
+def _band_columns(lives: Lifetimes, labelled: Sequence[int]) -> dict[str, Any]:
+    """Numbers of all bands, names of those that have room for it."""
     nr_bands = len(lives.bands)
     row = np.arange(nr_bands)
-    names = [band_label(*band) for band in zip(lives.bands.tolist(), lives.span_bytes.tolist(), strict=True)]
+    names = [""] * nr_bands
+    for band in labelled:
+        names[band] = band_label(int(lives.bands[band]), int(lives.span_bytes[band]))
     edge = np.full(nr_bands, 0.4 if nr_bands <= MAX_EDGES else 0.0, np.float32)
     columns = (
         lives.bands, names, lives.band_birth, lives.band_death, row + 1, row,

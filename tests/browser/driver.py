@@ -216,7 +216,9 @@ class Notebook:
         self.page.screenshot(path=str(path))
 
     def close(self) -> None:
-        """Stop the kernel and close the page."""
+        """Stop the kernel and close the page; does nothing the second time."""
+        if self.page.is_closed():
+            return
         self.page.evaluate(
             "async () => { await jupyterapp.shell.currentWidget?.sessionContext?.shutdown?.().catch(() => null); }"
         )
