@@ -12,7 +12,6 @@ const REST_MS = 300; // after the last frame
 const MEASURE_INTERVAL_MS = 2000; // of texts while frames come without a pause
 const WARM_PAINTS = 120; // by then the browser has compiled most of what paints
 const PAINT_MS = 8; // left of an idle moment for one more
-const SOME_PIXELS = 4096;
 
 // ---- BokehJS: from the kernel's package, run once a page
 
@@ -173,7 +172,7 @@ class Figure {
     for (const view of this.views) view.apply(new Map([...this.newest.keys()].map((id) => [id, {}])));
     for (const plot of plots) this.plots.add(plot);
     this.repaint(false);
-    lookUp(new Uint32Array(256), new Uint8Array(SOME_PIXELS), new Uint32Array(SOME_PIXELS)); // of pictures to come
+    for (const {Bokeh} of this.views) exerciseLoops(Bokeh);
   }
 
   repaintWhole(plots) {

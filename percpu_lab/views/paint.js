@@ -11,6 +11,8 @@
 const MOST_WIDTHS = 10_000;
 const FEW_ROWS = 1000; // are painted sooner than found out to be in sight
 const CLEAR = "rgba(0, 0, 0, 0)";
+const ALL_BITS = 0xffffffff; // of a word
+const SOME_ROWS = 4096;
 const SPARE_GLYPHS = ["decimated_glyph", "selection_glyph", "nonselection_glyph", "hover_glyph", "muted_glyph"];
 
 // ---- once a page
@@ -45,6 +47,7 @@ function tune(Bokeh) {
   const image = Bokeh.require("models/glyphs/image").ImageView.prototype;
   graphics.text_width = remembered(graphics.text_width);
   paintPlainLabels(Bokeh);
+  chooseAllRowsAtOnce(Bokeh);
   const {_update} = sheet, {_get_css_value} = visual, {_make_func} = formatter;
   const {update} = hatch, {_flat_img_to_buf8} = image;
   // A style sheet that is written anew makes the browser match all of the page's rules again.
@@ -93,6 +96,34 @@ function tune(Bokeh) {
     lookUp(this.labColours.of, codes, this.labFound);
     return new Uint8ClampedArray(this.labFound.buffer);
   };
+}
+
+// Mostly all rows are meant: then there is nothing to be found out bit by bit.
+function chooseAllRowsAtOnce(Bokeh) {
+  const bits = Bokeh.require("core/types").Indices.prototype;
+  const {_get_count, ones, select} = bits;
+  const isFull = ({_array}) => _array.every((word) => word === ALL_BITS);
+  const numbers = []; // from 0
+  bits._get_count = function () {
+    return isFull(this) ? this.size : _get_count.call(this);
+  };
+  bits.ones = function () {
+    if (!isFull(this)) return ones.call(this);
+    while (numbers.length < this.size) numbers.push(numbers.length);
+    return numbers.slice(0, this.size);
+  };
+  bits.select = function (column) {
+    return isFull(this) && this.size <= column.length ? column.slice(0, this.size) : select.call(this, column);
+  };
+}
+
+// Loops over pixels and points that a board without areas does not need yet.
+function exerciseLoops(Bokeh) {
+  lookUp(new Uint32Array(256), new Uint8Array(SOME_ROWS), new Uint32Array(SOME_ROWS));
+  const steps = Bokeh.require("models/glyphs/step").StepView.prototype;
+  const model = {mode: "after", pad_before: 0, pad_after: 0};
+  const points = Float32Array.from({length: SOME_ROWS / 8}, (_, k) => k + 0.5);
+  steps._build_step_path.call({model}, [...points.keys()], {sx: points, sy: points});
 }
 
 function lookUp(colours, codes, found) {
