@@ -44,8 +44,14 @@ def sent(columns):
     buffers = iter(encoded.buffers)
 
     def array(spec):
-        dtype, shape = spec
-        return np.frombuffer(next(buffers), "<" + dtype).reshape(shape)
+        dtype, shape, *in_runs = spec
+        if not in_runs:
+            return np.frombuffer(next(buffers), "<" + dtype).reshape(shape)
+        row_ends, run_ends = (np.frombuffer(next(buffers), "<u4") for _ in range(2))
+        values = np.frombuffer(next(buffers), "<" + dtype)
+        assert in_runs == [[len(row_ends), len(values)]]
+        rows = np.repeat(values, np.diff(run_ends, prepend=0)).reshape(-1, shape[1])
+        return np.repeat(rows, np.diff(row_ends, prepend=0), axis=0)
 
     kinds = {"array": array, "arrays": lambda specs: [array(spec) for spec in specs], "list": list}
     rebuilt = {name: kinds[kind](spec) for name, kind, spec in encoded.specs}
@@ -87,6 +93,28 @@ def test_an_image_keeps_its_shape():
     pixels = np.arange(6, dtype="u4").reshape(2, 3)
     (arrived,) = sent({"image": pixels})["image"]
     np.testing.assert_array_equal(arrived, pixels)
+
+
+PICTURES = arrays.arrays(
+    st.sampled_from(["u1", "i1", "?"]),
+    st.tuples(st.integers(0, 12), st.integers(0, 40)),
+    elements=st.integers(0, 1),
+    fill=st.just(0),
+)
+
+
+@given(PICTURES, st.integers(1, 5))
+def test_a_picture_of_bytes_arrives_as_it_was(picture, nr_times):
+    picture = np.repeat(picture, nr_times, axis=0)
+    (arrived,) = sent({"image": picture})["image"]
+    np.testing.assert_array_equal(arrived, picture)
+    assert sum(map(len, encode({"image": picture}).buffers)) <= picture.size
+
+
+def test_a_picture_of_long_runs_and_equal_rows_travels_in_few_bytes():
+    picture = np.zeros((100, 640), np.uint8)
+    picture[40:60, 300:] = 7
+    assert sum(map(len, encode({"image": picture}).buffers)) == 3 * 4 + 3 * 5  # rows of three kinds; three runs
 
 
 def test_several_arrays_make_one_column():

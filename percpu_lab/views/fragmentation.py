@@ -135,8 +135,10 @@ def _thinned(series: Series, window: tuple[int, int]) -> Series:
 
 def _line_columns(series: Series) -> dict[str, np.ndarray[Any, Any]]:
     sizes = (series.free_bytes, series.largest_free_bytes, series.sum_frag, series.max_frag)
-    values = (series.op, *(size / KIB for size in sizes), series.external * 100)
-    return dict(zip(_COLUMNS, values, strict=True))
+    kib = (size / KIB for size in sizes)
+    # half the bytes, and exact to 64 MiB: sizes are multiples of four bytes
+    values = (column.astype(np.float32) for column in (*kib, series.external * 100))
+    return dict(zip(_COLUMNS, (series.op, *values), strict=True))
 
 
 def _no_line() -> dict[str, np.ndarray[Any, Any]]:

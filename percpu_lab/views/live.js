@@ -48,21 +48,34 @@ function tell(model, message) {
 
 // ---- frames
 
-// A column: [name, "array", [dtype, shape]], [name, "arrays", [[dtype, shape], ...]] or [name, "list", values].
+// A column: [name, "array", spec], [name, "arrays", [spec, ...]] or [name, "list", values]; a spec is [dtype, shape], or
+// [dtype, shape, [number of different rows, of runs]] of a picture in runs (see _wire.py).
 // The bytes of all arrays stand in one buffer, in the order of the columns.
 function takeFrame({seq, sources, props}, [data = new DataView(new ArrayBuffer(0))]) {
   let at = data.byteOffset;
-  const take = ([dtype, shape]) => {
-    const start = at, end = (at += shape.reduce((product, length) => product * length, Number(dtype[1])));
-    return {dtype: DTYPES[dtype], shape, bytes: () => data.buffer.slice(start, end)};
+  const next = (nrBytes) => data.buffer.slice(at, (at += nrBytes)); // unaligned: has to be copied
+  const take = ([dtype, shape, runs]) => {
+    const nrBytes = shape.reduce((product, length) => product * length, Number(dtype[1]));
+    const bytes = runs ? unpacked(next(4 * runs[0]), next(4 * runs[1]), next(runs[1]), shape) : next(nrBytes);
+    return {dtype: DTYPES[dtype], shape, bytes};
   };
   const columns = (specs) => specs.map(([name, kind, spec]) =>
     kind === "array" ? [name, take(spec)] : kind === "arrays" ? [name, spec.map(take)] : [name, spec]);
   return {seq, props, sources: sources.map(([id, specs]) => [id, {seq, columns: columns(specs), data: null}])};
 }
 
+function unpacked(rowEnds, runEnds, values, [nrRows, width]) {
+  const ends = new Uint32Array(runEnds), codes = new Uint8Array(values), last = new Uint32Array(rowEnds);
+  const rows = new Uint8Array(last.length * width), picture = new Uint8Array(nrRows * width);
+  for (let k = 0, start = 0; k < ends.length; start = ends[k++]) rows.fill(codes[k], start, ends[k]);
+  for (let k = 0, row = 0; k < last.length; k++) {
+    for (; row < last[k]; row++) picture.set(rows.subarray(k * width, (k + 1) * width), row * width);
+  }
+  return picture.buffer;
+}
+
 function dataOf(ndarray, frame) {
-  const array = ({bytes, dtype, shape}) => ndarray(bytes(), {dtype, shape}); // unaligned: has to be copied
+  const array = ({bytes, dtype, shape}) => ndarray(bytes, {dtype, shape});
   const column = (value) => Array.isArray(value) ? value.map((item) => (item?.bytes ? array(item) : item)) : array(value);
   frame.data ??= Object.fromEntries(frame.columns.map(([name, value]) => [name, column(value)]));
   frame.columns = null; // free the message

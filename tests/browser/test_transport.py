@@ -288,6 +288,29 @@ live
         notebook.wait_for(f"labColours(0)['{name}'] > 50000")
 
 
+def test_a_picture_in_runs_is_in_the_browser_what_it_was_in_python(open_notebook):
+    show = """
+codes = np.zeros((40, 70), "u1")
+codes[3:9, 5:60] = 200
+codes[9, ::7] = 3
+codes[30:] = np.arange(70) // 10
+odd = np.arange(5, dtype="u1")  # what follows begins at an odd byte
+image = ColumnDataSource({"odd": [], "image": []}, name="image")
+plot.scatter("odd", "odd", source=image)
+live = LiveFigure(plot)
+live
+"""
+    notebook = open_notebook(SETUP, show)
+    notebook.run(0)
+    notebook.run(1)
+    notebook.wait_for_canvas()
+    notebook.execute("live.frame({image: {'odd': odd, 'image': [codes] * 4 + [codes.T]}})")
+    notebook.wait_for("labModel('image').get_column('image').length === 5")
+    column = "labModel('image').get_column('image').map((picture) => [picture.shape.join(), [...picture].join()])"
+    expected = "[[','.join(map(str, c.shape)), ','.join(map(str, c.reshape(-1)))] for c in [codes] * 4 + [codes.T]]"
+    assert notebook.js(column) == notebook.value(expected)
+
+
 def test_plot_out_of_sight_is_painted_when_it_comes_into_sight(open_notebook):
     far_below = "import ipywidgets\nlive = LiveFigure(plot)\n"
     far_below += "ipywidgets.VBox([ipywidgets.Box(layout={'min_height': '3000px'}), live])"
