@@ -10,7 +10,7 @@ const REPORT_INTERVAL_MS = 40;
 const ACK_INTERVAL_MS = 500; // a message to the kernel, and that JupyterLab shows it as busy, cost half a frame
 const REST_MS = 300; // after the last frame
 const MEASURE_INTERVAL_MS = 2000; // of texts while frames come without a pause
-const WARM_PAINTS = 120; // by then the browser has compiled most of what paints
+const WARM_PAINTS = 50; // by then the browser has compiled most of what paints
 const PAINT_MS = 8; // left of an idle moment for one more
 
 // ---- BokehJS: from the kernel's package, run once a page

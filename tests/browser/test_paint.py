@@ -166,13 +166,13 @@ def test_text_of_ticks_follows_what_it_is_made_of(open_notebook):
 def test_the_browser_gets_used_to_painting_once_a_page_and_shows_what_it_showed(bars):
     nr_warm = "window[Symbol.for('percpu_lab.paint')].nrWarm"
     before = bars.colours()
-    bars.wait_for(f"{nr_warm} === 120")
+    bars.wait_for(f"{nr_warm} === 50")
     assert bars.colours() == before
     send(bars, 1)
     bars.run(1)
     bars.wait_for_canvas(2)
     bars.page.wait_for_timeout(1000)
-    assert bars.js(nr_warm) == 120
+    assert bars.js(nr_warm) == 50
 
 
 def test_bokeh_is_patched_once_a_page(bars):
