@@ -185,6 +185,7 @@ class Figure {
     for (const view of this.views) view.apply(new Map([...this.newest.keys()].map((id) => [id, {}])));
     for (const plot of plots) this.plots.add(plot);
     this.repaint(false);
+    this.isMeasuring = true; // as at rest: the page may be laid out anew
     for (const {Bokeh} of this.views) exerciseLoops(Bokeh);
   }
 
