@@ -211,6 +211,45 @@ def test_nothing_is_sent_again_before_the_first_frame(live):
     assert live.messages == []
 
 
+@pytest.fixture
+def practising(plot, source, monkeypatch):
+    """A figure whose owner has two frames to practise on."""
+    frames = [Frame({source: points(n)}, {plot.title: {"text": f"{n}"}}) for n in (3, 5)]
+    live = LiveFigure(plot, practice=lambda: iter(frames))
+    live.messages = []
+    monkeypatch.setattr(live, "send", lambda content, buffers: live.messages.append((content, buffers)))
+    yield live
+    live.close()
+
+
+def test_a_page_that_asks_for_practice_gets_a_message_a_frame(practising, plot, source):
+    browser_says(practising, type="practise")
+    kinds = [(content["type"], content["props"], len(buffers[0])) for content, buffers in practising.messages]
+    assert kinds == [("practice", {plot.title.id: {"text": f"{n}"}}, n * 12) for n in (3, 5)]
+
+
+def test_practice_is_no_state(practising, source):
+    browser_says(practising, type="practise")
+    practising.messages.clear()
+    browser_says(practising, type="hello")
+    assert practising.messages == []
+    assert practising.frame({source: points(1)}) == 1
+
+
+def test_nobody_makes_practice_while_a_cell_runs(practising, shell):
+    shell.run("first", "run 1", lambda: _cells.made_or_shown(practising))  # hooks in
+    shell.run("second", "run 2", lambda: browser_says(practising, type="practise"))
+    assert practising.messages == []
+    browser_says(practising, type="practise")
+    assert len(practising.messages) == 2
+
+
+def test_a_figure_without_practice_has_none_to_send(live):
+    assert live._practises is False
+    browser_says(live, type="practise")
+    assert live.messages == []
+
+
 def test_a_model_of_another_figure_is_refused(live):
     with pytest.raises(LabError, match=r"not part of LiveFigure\('dots'\)"):
         live.frame({ColumnDataSource(): {}})

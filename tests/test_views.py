@@ -495,3 +495,32 @@ def test_one_op_ago_is_said_in_the_singular() -> None:
     engine = Engine(Geometry.simple(), jit="off")
     engine.alloc(64, 8, False, False)
     assert dashboard.selected_area(snapshot(engine), 0).endswith("allocated by op 0, 1 op ago")
+
+
+@pytest.mark.parametrize("kernel", ["v4.13-areamap", "v6.12-bitmap"])
+def test_what_a_page_practises_on_fits_the_board_and_leaves_it_as_it_is(kernel: str) -> None:
+    allocator = Allocator(engine=kernel, jit="wait")
+    allocator.alloc_percpu(64)
+    board = dashboard.watch(allocator)
+    practised = list(board._practice())
+    for frame in practised:
+        board.figure._encoded(frame)  # refuses models of others
+    drawn = [max(len(data.get("requested", ())) for data in frame.sources.values()) for frame in practised]
+    pictures = [sum(len(data.get("image", ())) > 0 for data in frame.sources.values()) for frame in practised]
+    assert drawn[0] > 500
+    assert pictures == ([0, 2, 2] if allocator.engine.is_compiled else [0])
+    assert allocator.engine.now == 1
+    fresh = dashboard.watch(allocator)
+    texts = [sorted(str(attrs) for attrs in one._frame().props.values()) for one in (board, fresh)]
+    assert texts[0] == texts[1]
+    board.close()
+    fresh.close()
+
+
+def test_a_closed_board_and_a_recording_have_nothing_to_practise_on() -> None:
+    board = dashboard.watch(Allocator(jit="off"))
+    board.close()
+    assert list(board._practice()) == []
+    recording = dashboard.watch(open_trace(REAL))
+    assert recording.figure._practises is False
+    recording.close()

@@ -8,6 +8,7 @@ twenty times would leave nineteen figures that nobody sees. A figure belongs to 
 and is closed after a cell if all of its runs are old. Where the front end gives no cell ids nothing is closed.
 """
 
+import threading
 import weakref
 from typing import Any, Protocol
 
@@ -28,6 +29,12 @@ _latest_run: dict[str, str] = {}
 _runs: "weakref.WeakKeyDictionary[Closable, dict[str, str]]" = weakref.WeakKeyDictionary()
 _hooked: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _collector = Collector()
+_running = threading.Event()
+
+
+def is_cell_running() -> bool:
+    """Tell whether a cell runs, once figures were made; from any thread."""
+    return _running.is_set()
 
 
 def made_or_shown(figure: Closable) -> None:
@@ -69,6 +76,7 @@ def _parent() -> dict[str, Any]:
 
 
 def _before_cell(_info: object) -> None:
+    _running.set()
     cell = _running_cell()
     if cell is not None:
         _latest_run[cell[0]] = cell[1]
@@ -79,6 +87,7 @@ def _before_cell(_info: object) -> None:
 
 
 def _after_cell(_result: object) -> None:
+    _running.clear()
     _collector.put_back()
     for figure, runs in list(_runs.items()):
         if runs and all(_latest_run.get(cell_id) != run for cell_id, run in runs.items()):

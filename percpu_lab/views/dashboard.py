@@ -7,11 +7,13 @@ browser ◀── LiveFigure ◀── Publisher ◀── one Frame of all view
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
+import numpy as np
 from bokeh.layouts import column
 from bokeh.model import Model
 from bokeh.models import InlineStyleSheet, LayoutDOM
@@ -19,6 +21,7 @@ from bokeh.models.widgets import PreText
 
 from ..allocator import Allocator, RunResult
 from ..columns import EARLY, Columns, Snapshot, take
+from ..engine import Engine
 from ..errors import LabError, RequestError
 from ..geometry.info import shown
 from ..kept import Kept
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from .static import Picture
 
 TAIL_EVENTS = 6
+PRACTICE_ALLOCS = (1000, 30_000, 30_000)  # areas drawn one by one, then pictures
+PRACTICE_BYTES = 64
 SUMMARY_LINES, TAIL_LINES = 2, 1 + TAIL_EVENTS
 # A line that is longer than the page is wide is reached by scrolling. All lines have room from the start: when a text
 # grows, Bokeh lays out the whole board anew.
@@ -94,6 +99,8 @@ class _Drawing:
         for name, root in zip(view_names, roots, strict=True):
             root.name = name
         self.root = column(self._summary, *roots, self._tail, sizing_mode="stretch_width")
+        models = {id(model): model for model in self.root.references()}
+        self._practising = copy.deepcopy((self._shared, self._views), models)  # draw into the same models
 
     def picked(self, event: FigureEvent) -> list[Selection]:
         """Take an event of the browser; gives what a tap has picked."""
@@ -112,6 +119,22 @@ class _Drawing:
             self._tail: {"text": tail(newest, columns.is_tracing, self._moment)},
         }
         return merged(*frames, Frame({}, texts))
+
+    def practice(self, engine: Engine) -> Iterator[Frame]:
+        """Draw an engine that nobody watches, after ops that need all kinds of drawing; the real state stays drawn.
+
+        Args:
+            engine: a new one.
+        """
+        shared, views = self._practising
+        ids = np.zeros(sum(PRACTICE_ALLOCS), np.int64)
+        nr_done = 0
+        for nr_ops in PRACTICE_ALLOCS[: None if engine.is_compiled else 1]:
+            allocs = Ops.alloc(np.arange(nr_done, nr_done + nr_ops), PRACTICE_BYTES)
+            nr_done += nr_ops
+            engine.run(Ops.concat([allocs, Ops.free(np.arange(nr_done - nr_ops, nr_done, 8))]), ids)
+            columns = take(engine)
+            yield merged(shared.update(columns), *(view.update(columns) for view in views))
 
 
 class Dashboard:
@@ -153,7 +176,8 @@ class Dashboard:
         self.session = Session(self._source, self._step if isinstance(subject, Allocator) else None)
         self._moment = moment_word(subject.annotations() if isinstance(subject, RecordedRun) else None)
         self._drawing: _Drawing | None = _Drawing(self.view_names, self._moment)
-        self.figure = LiveFigure(self._drawing.root, note=repr(self))
+        practice = self._practice if isinstance(subject, Allocator) else None  # recordings move between cells
+        self.figure = LiveFigure(self._drawing.root, note=repr(self), practice=practice)
         self._build_controls(controls)
         self._pump = Pump(self._safe_point)
         self.session.on_post(self._pump.wake)
@@ -216,6 +240,13 @@ class Dashboard:
             for selection in drawing.picked(event):
                 self.session.post("select", selection.chunk, selection.area)
         return drawing.frame(self._source, self.session.selection)
+
+    def _practice(self) -> Iterator[Frame]:
+        drawing, engine = self._drawing, self._source
+        if drawing is None:
+            return iter(())
+        jit = "auto" if engine.is_compiled else "off"  # nothing is compiled for it
+        return drawing.practice(Engine(engine.geometry, kernel=engine.model.name, jit=jit))
 
     def _let_go(self) -> None:
         """Leave what was drawn to the garbage collector: `Out` of a notebook keeps every board that was ever shown."""

@@ -9,9 +9,11 @@ const DTYPES = {f4: "float32", f8: "float64", i1: "int8", u1: "uint8", i2: "int1
 const REPORT_INTERVAL_MS = 40;
 const ACK_INTERVAL_MS = 500; // a message to the kernel, and that JupyterLab shows it as busy, cost half a frame
 const REST_MS = 300; // after the last frame
+const TEXT_INTERVAL_MS = 300; // nobody reads faster, and for each text the browser lays out the page
 const MEASURE_INTERVAL_MS = 2000; // of texts while frames come without a pause
 const WARM_PAINTS = 50; // by then the browser has compiled most of what paints
 const PAINT_MS = 8; // left of an idle moment for one more
+const PROMISES = 50; // that hang on each other, at most, between new data of Bokeh and the wish to be painted
 
 // ---- BokehJS: from the kernel's package, run once a page
 
@@ -88,14 +90,20 @@ class Figure {
   waiting = new Map(); // id of a model that has news: attributes
   plots = new Set(); // that ask to be painted
   views = new Set();
+  practice = []; // frames of states that never were
   isDue = false;
   isMeasuring = true; // of panels and legends: not while frames come
+  wroteAt = -Infinity;
+  textTimer = 0;
   ackTimer = 0;
   restTimer = 0;
 
   constructor(model) {
     this.model = model;
-    model.on("msg:custom", (content, buffers) => { if (content.type === "frame") this.receive(takeFrame(content, buffers)); });
+    model.on("msg:custom", (content, buffers) => {
+      if (content.type === "frame") this.receive(takeFrame(content, buffers));
+      if (content.type === "practice") this.practise(takeFrame(content, buffers));
+    });
     model.send({type: "hello"}); // a reloaded page: Python sends again what this page has not seen
   }
 
@@ -152,7 +160,19 @@ class Figure {
     }
     this.isMeasuring = isMeasuring;
     withStylesKept(() => plots.forEach((plot) => plot.repaint()));
-    for (const view of this.views) view.write(); // after the plots: else they would wait for the page to be styled anew
+    this.write(isMeasuring); // after the plots: else they would wait for the page to be styled anew
+  }
+
+  write(isAtOnce) {
+    const wait = isAtOnce ? 0 : this.wroteAt + TEXT_INTERVAL_MS - performance.now();
+    if (wait > 0) {
+      this.textTimer ||= setTimeout(() => this.write(true), wait);
+      return;
+    }
+    clearTimeout(this.textTimer);
+    this.textTimer = 0;
+    this.wroteAt = performance.now();
+    for (const view of this.views) view.write();
   }
 
   restSoon() {
@@ -171,18 +191,40 @@ class Figure {
   }
 
   // What is new to a browser it runs slowly, and compiles on all processors: it is made used to painting while nothing
-  // else is to be done, else the first frames of a cell would take twice as long.
+  // else is to be done, else the first frames of a cell would take twice as long. What it paints then is a frame of a
+  // state that never was, if Python has sent some, and the real one at last: nobody sees the others.
   warmUp(plots) {
     if (page.nrWarm >= WARM_PAINTS || !window.requestIdleCallback || !plots.some(isPaintable)) return;
+    if (this.model.get("_practises") && this.practice.length === 0) {
+      tell(this.model, {type: "practise"}); // no answer while a cell runs: it is asked for once more at the next rest
+      return;
+    }
     cancelIdleCallback(this.warming);
-    this.warming = requestIdleCallback((idle) => {
-      for (; idle.timeRemaining() > PAINT_MS && page.nrWarm < WARM_PAINTS; page.nrWarm++) this.paintAgain(plots);
+    this.warming = requestIdleCallback(async (idle) => {
+      await this.paintUnseen(plots, idle);
       this.warmUp(plots);
     });
   }
 
-  paintAgain(plots) {
-    for (const view of this.views) view.apply(new Map([...this.newest.keys()].map((id) => [id, {}])));
+  practise(frame) {
+    this.practice.push(frame);
+    this.restSoon();
+  }
+
+  // Waits for nothing but promises, so the browser shows nothing of it.
+  async paintUnseen(plots, idle) {
+    const real = new Map(); // model: attributes
+    do {
+      const frame = this.practice[page.nrWarm++ % this.practice.length];
+      for (const view of this.views) view.applyForNow(frame, real);
+      await this.paintAgain(plots);
+    } while (idle.timeRemaining() > PAINT_MS && page.nrWarm < WARM_PAINTS);
+    for (const [model, attrs] of real) model.setv(attrs, {sync: false, check_eq: false});
+    await this.paintAgain(plots);
+  }
+
+  async paintAgain(plots) {
+    for (let k = 0; k < PROMISES; k++) await null;
     for (const plot of plots) this.plots.add(plot);
     this.repaint(false);
     this.isMeasuring = true; // as at rest: the page may be laid out anew
@@ -206,6 +248,7 @@ class Figure {
   close() {
     clearTimeout(this.ackTimer);
     clearTimeout(this.restTimer);
+    clearTimeout(this.textTimer);
     window.cancelIdleCallback?.(this.warming);
   }
 }
@@ -276,6 +319,22 @@ class View {
       const place = this.texts.get(model);
       model.setv(attrs, {sync: false, silent: place !== undefined}); // Bokeh would lay out the document for a text
     }
+  }
+
+  // `real` takes in what there was before; without a frame the newest data serve once more.
+  applyForNow(frame, real) {
+    if (frame === undefined) {
+      this.apply(new Map([...this.figure.newest.keys()].map((id) => [id, {}])));
+      return;
+    }
+    const put = (id, attrs) => {
+      const model = this.doc.get_model_by_id(id);
+      const before = Object.fromEntries(Object.keys(attrs).map((name) => [name, model[name]]));
+      real.set(model, {...before, ...real.get(model)});
+      model.setv(attrs, {sync: false, check_eq: false});
+    };
+    for (const [id, columns] of frame.sources) put(id, {data: dataOf(this.ndarray, columns)});
+    for (const [id, attrs] of Object.entries(frame.props)) put(id, attrs);
   }
 
   write() {

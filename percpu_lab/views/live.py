@@ -116,16 +116,22 @@ class LiveFigure(anywidget.AnyWidget):
         root: the figure or layout; use Range1d, and give a source a column "id" to hear of its rows: a selection then
             stays with the ids from frame to frame.
         note: plain text for places that cannot show widgets (a saved notebook without a kernel).
+        practice: makes frames of states that never were, which a page that is idle paints without showing them: the
+            browser has compiled then what paints the first frames that count. Asked on the thread of messages.
     """
 
     _esm = _stamped("\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("paint.js", "live.js")))
     _bokeh_version = traitlets.Unicode(bokeh.__version__).tag(sync=True)
     _scripts: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     _root = traitlets.Unicode().tag(sync=True)
+    _practises = traitlets.Bool().tag(sync=True)
     _error = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, root: LayoutDOM, *, note: str = "") -> None:
+    def __init__(
+        self, root: LayoutDOM, *, note: str = "", practice: Callable[[], Iterable[Frame]] | None = None
+    ) -> None:
         self._note = note
+        self._practice = practice
         self._title = _title_of(root)
         self._models = {model.id: model for model in root.references()}
         self._lock = threading.Lock()
@@ -138,7 +144,8 @@ class LiveFigure(anywidget.AnyWidget):
         self._publisher: Publisher | None = None
         self._on_close: list[Callable[[], None]] = []
         self._closed = False
-        super().__init__(_root=json.dumps(json_item(root)["doc"]), _scripts=scripts_for(root))
+        document = json.dumps(json_item(root)["doc"])
+        super().__init__(_root=document, _scripts=scripts_for(root), _practises=practice is not None)
         self.on_msg(self._receive)
         _let_answers_in(self.comm)
         _cells.made_or_shown(self)
@@ -162,8 +169,7 @@ class LiveFigure(anywidget.AnyWidget):
         Raises:
             LabError: a model that is not part of the figure, columns of different lengths, an integer above 2**53.
         """
-        encoded = {self._id_of(source): encode(columns) for source, columns in sources.items()}
-        changed = {self._id_of(model): dict(attrs) for model, attrs in (props or {}).items()}
+        encoded, changed = self._encoded(Frame(sources, props or {}))
         with self._lock:
             if self._closed:
                 return self._seq
@@ -174,16 +180,23 @@ class LiveFigure(anywidget.AnyWidget):
             self._send_frame(encoded, changed)
             return self._seq
 
+    def _encoded(self, frame: Frame) -> tuple[dict[str, Columns], dict[str, dict[str, Json]]]:
+        """Columns per source and attributes per model, by id."""
+        columns = {self._id_of(source): encode(columns) for source, columns in frame.sources.items()}
+        return columns, {self._id_of(model): dict(attrs) for model, attrs in frame.props.items()}
+
     def _id_of(self, model: Model) -> str:
         if model.id not in self._models and not self._closed:
             raise LabError(f"{model!r} is not part of {self!r}", where="frame", remedy="add it before LiveFigure(root)")
         return cast(str, model.id)
 
-    def _send_frame(self, sources: Mapping[str, Columns], props: Mapping[str, Mapping[str, Json]]) -> None:
+    def _send_frame(
+        self, sources: Mapping[str, Columns], props: Mapping[str, Mapping[str, Json]], kind: str = "frame"
+    ) -> None:
         specs = [[source_id, encoded.specs] for source_id, encoded in sources.items()]
         # As one buffer: the kernel's sending thread takes the GIL from a running cell once for each of them.
         data = b"".join(buffer for encoded in sources.values() for buffer in encoded.buffers)
-        self.send({"type": "frame", "seq": self._seq, "sources": specs, "props": props}, [data] if data else [])
+        self.send({"type": kind, "seq": self._seq, "sources": specs, "props": props}, [data] if data else [])
 
     def show_error(self, text: str) -> None:
         """Show a text under the figure in every view; an empty text takes it away."""
@@ -265,6 +278,14 @@ class LiveFigure(anywidget.AnyWidget):
             with self._lock:
                 if self._newest or self._props:
                     self._send_frame(self._newest, self._props)
+        elif kind == "practise" and not _cells.is_cell_running():
+            self._send_practice()
+
+    def _send_practice(self) -> None:
+        """Give the page something to practise on; a message a frame, as in earnest."""
+        for frame in self._practice() if self._practice is not None else ():
+            if not self._closed:
+                self._send_frame(*self._encoded(frame), kind="practice")
 
     def _decode(self, events: Iterable[dict[str, Any]]) -> list[FigureEvent]:
         models = self._models  # those of an open figure, though it is closed meanwhile

@@ -175,6 +175,41 @@ def test_the_browser_gets_used_to_painting_once_a_page_and_shows_what_it_showed(
     assert bars.js(nr_warm) == 50
 
 
+STATE = """(() => {
+  const names = ["data", "start", "end", "text", "visible", "ticks", "location"];
+  const values = (model) => [...model].map(({attr}) => names.includes(attr) ? model[attr] : null);
+  return Object.fromEntries(labModels().map(([, model]) => [model.id, JSON.stringify(values(model))]));
+})()"""
+
+
+def test_what_a_page_has_practised_on_is_never_shown_and_leaves_no_trace(open_notebook):
+    notebook = open_notebook("import percpu_lab as lab\nboard = lab.watch(lab.Allocator(jit='wait'))\nboard")
+    notebook.run(0)
+    notebook.wait_for_canvas(4)
+    notebook.js("""(() => {
+      window.labShown = new Set();
+      const copy = document.createElement('canvas');
+      const picture = (canvas) => {
+        // without the margin, into which text reaches: Bokeh does not clear it
+        [copy.width, copy.height] = [canvas.width - 2, canvas.height];
+        copy.getContext('2d').drawImage(canvas, -2, 0);
+        return copy.toDataURL();
+      };
+      const look = () => {
+        labShown.add(labCanvases().map(picture).join());
+        requestAnimationFrame(look);
+      };
+      setTimeout(look, 200);
+    })()""")
+    notebook.page.wait_for_timeout(250)
+    state = notebook.js(STATE)
+    notebook.wait_for("window[Symbol.for('percpu_lab.paint')].nrWarm === 50")
+    notebook.page.wait_for_timeout(1000)
+    assert notebook.js(STATE) == state
+    assert notebook.js("labShown.size") <= 2, "the board as it appeared, and at rest"
+    assert notebook.value("board.figure._seq") == 1
+
+
 def test_bokeh_is_patched_once_a_page(bars):
     bars.js("window.labPatch = Bokeh.require('core/dom').InlineStyleSheet.prototype._update")
     bars.run(1)
