@@ -9,20 +9,23 @@
 //                             what shows nothing     never: empty sources, and what bears the tag "unseen"
 
 const MOST_WIDTHS = 10_000;
+const MOST_SHEETS = 1000;
 const FEW_ROWS = 1000; // are painted sooner than found out to be in sight
 const CLEAR = "rgba(0, 0, 0, 0)";
+const OPAQUE = /^#[0-9a-f]{6}$/; // as a canvas names a colour
 const ALL_BITS = 0xffffffff; // of a word
 const SOME_ROWS = 4096;
 const SPARE_GLYPHS = ["decimated_glyph", "selection_glyph", "nonselection_glyph", "hover_glyph", "muted_glyph"];
 
 // ---- once a page
 
-// Every widget has a module of its own. `styles`: values of CSS variables of an element. `nrWarm`: see warmUp.
+// Every widget has a module of its own. `styles`: since when values of CSS variables are kept. `nrWarm`: see warmUp. `sheets`:
+// style sheets by their text.
 const page = (window[Symbol.for("percpu_lab.paint")] ??=
-  {tuned: new WeakSet(), styles: null, isKeeping: false, nrWarm: 0});
+  {tuned: new WeakSet(), styles: null, isKeeping: false, nrWarm: 0, sheets: new Map()});
 
 function withStylesKept(paint) {
-  page.styles ??= new WeakMap();
+  page.styles ??= {};
   page.isKeeping = true;
   try {
     paint();
@@ -48,19 +51,22 @@ function tune(Bokeh) {
   graphics.text_width = remembered(graphics.text_width);
   paintPlainLabels(Bokeh);
   chooseAllRowsAtOnce(Bokeh);
+  adoptStyleSheets(Bokeh);
+  paintThickSteps(Bokeh);
   const {_update} = sheet, {_get_css_value} = visual, {_make_func} = formatter;
   const {update} = hatch, {_flat_img_to_buf8} = image;
   // A style sheet that is written anew makes the browser match all of the page's rules again.
   sheet._update = function (css) {
-    if (this.el.textContent !== css) _update.call(this, css);
+    if (this.el.textContent === css) return;
+    _update.call(this, css);
+    if (this.labView) adopt(this.labView);
   };
   visual._get_css_value = function (name) {
-    const {styles, isKeeping} = page, {el} = this.obj, key = this.css_prefix + name;
-    if (!isKeeping) return _get_css_value.call(this, name);
-    if (!styles.has(el)) styles.set(el, new Map());
-    const known = styles.get(el);
-    if (!known.has(key)) known.set(key, _get_css_value.call(this, name));
-    return known.get(key);
+    if (!page.isKeeping) return _get_css_value.call(this, name);
+    if (this.labStyles?.since !== page.styles) this.labStyles = {since: page.styles, values: new Map()};
+    const {values} = this.labStyles;
+    if (!values.has(name)) values.set(name, _get_css_value.call(this, name));
+    return values.get(name);
   };
   // The function is what it was as long as code and names are, and a new one would have to be compiled.
   formatter._make_func = function () {
@@ -96,6 +102,80 @@ function tune(Bokeh) {
     lookUp(this.labColours.of, codes, this.labFound);
     return new Uint8ClampedArray(this.labFound.buffer);
   };
+}
+
+// A board has 900 style sheets, hardly any of which differ or have a text. As elements of the page each would be styled
+// anew whenever the cell gets or loses the focus, which is when the next one begins to run.
+function adoptStyleSheets(Bokeh) {
+  const {InlineStyleSheet, GlobalInlineStyleSheet} = Bokeh.require("core/dom");
+  const view = Bokeh.require("core/dom_view").DOMComponentView.prototype, {empty} = view;
+  const isOurs = (sheet) => sheet instanceof InlineStyleSheet && !(sheet instanceof GlobalInlineStyleSheet);
+  view._apply_stylesheets = function (sheets) {
+    const all = sheets.map((sheet) => typeof sheet === "string" ? new InlineStyleSheet(sheet) : sheet);
+    this._applied_stylesheets.push(...all);
+    for (const sheet of all) {
+      if (isOurs(sheet)) sheet.labView = this;
+      else sheet.install(this.shadow_el);
+    }
+    adopt(this);
+  };
+  view.empty = function () {
+    empty.call(this);
+    adopt(this);
+  };
+}
+
+function adopt(view) {
+  const texts = view._applied_stylesheets.filter(({labView}) => labView === view).map(({css}) => css);
+  view.shadow_el.adoptedStyleSheets = texts.filter((css) => css !== "").map(sheetOf);
+}
+
+// Sheets are never changed, so that all of the same text are one.
+function sheetOf(css) {
+  if (page.sheets.size >= MOST_SHEETS) page.sheets.clear(); // places of things are texts, too
+  if (!page.sheets.has(css)) {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(css);
+    page.sheets.set(css, sheet);
+  }
+  return page.sheets.get(css);
+}
+
+// A browser strokes a long path that is thicker than a pixel in twenty times the time of a thin one. Steps go across and
+// up only, so a few thin ones beside each other, from the upper left to the lower right, look like a thick one.
+function paintThickSteps(Bokeh) {
+  const steps = Bokeh.require("models/glyphs/step").StepView.prototype, {_paint_consecutive} = steps;
+  steps._paint_consecutive = function (context, indices, data) {
+    context.save();
+    this.visuals.line.set_value(context);
+    const {lineWidth, strokeStyle, globalAlpha} = context;
+    const isOpaque = globalAlpha === 1 && OPAQUE.test(strokeStyle), thin = 1 / devicePixelRatio;
+    if (isOpaque && lineWidth > thin) strokeBeside(context, pathOf(this._build_step_path(indices, data)), lineWidth, thin);
+    else _paint_consecutive.call(this, context, indices, data);
+    context.restore();
+  };
+}
+
+function strokeBeside(context, path, width, thin) {
+  const nr = Math.ceil(width / thin), gap = (width - thin) / (nr - 1);
+  context.lineWidth = thin;
+  context.translate((thin - width) / 2, (thin - width) / 2);
+  for (let k = 0; k < nr; k++) {
+    context.stroke(path);
+    context.translate(gap, gap);
+  }
+}
+
+function pathOf({xs, ys}) {
+  const path = new Path2D();
+  let isOpen = false; // a point that is nowhere ends a piece
+  for (let k = 0; k < xs.length; k++) {
+    const isPlace = isFinite(xs[k] + ys[k]);
+    if (isPlace && isOpen) path.lineTo(xs[k], ys[k]);
+    else if (isPlace) path.moveTo(xs[k], ys[k]);
+    isOpen = isPlace;
+  }
+  return path;
 }
 
 // Mostly all rows are meant: then there is nothing to be found out bit by bit.

@@ -210,6 +210,57 @@ def test_what_a_page_has_practised_on_is_never_shown_and_leaves_no_trace(open_no
     assert notebook.value("board.figure._seq") == 1
 
 
+def test_style_sheets_are_no_elements_of_the_page_and_can_change(bars):
+    in_view = "e.getRootNode().host?.matches('.bk-Figure, .bk-LinearAxis')"
+    assert bars.js(f"labFind((e) => e.matches('style') && {in_view})") == []
+    style = "getComputedStyle(labFind((e) => e.matches('.bk-Figure'))[0])"
+    assert bars.js(f"{style}.getPropertyValue('--bk-test').trim()") == ""
+    for colour in ("red", "blue"):
+        bars.js(f"labModel('plot').stylesheets = [':host {{ --bk-test: {colour} }}']")
+        assert bars.js(f"{style}.getPropertyValue('--bk-test').trim()") == colour
+    bars.js("labModel('plot').stylesheets = []")
+    assert bars.js(f"{style}.getPropertyValue('--bk-test').trim()") == ""
+
+
+STEPS = """
+import numpy as np
+from bokeh.models import Range1d
+from bokeh.plotting import figure
+from percpu_lab.views.live import LiveFigure
+
+plot = figure(width=400, height=300, x_range=Range1d(0, 10), y_range=Range1d(0, 10), toolbar_location=None)
+plot.step([1, 4, np.nan, 6, 9], [2, 8, 5, 3, 7], mode="after", line_width=4, line_color="#ff0000")
+plot.step([1, 9], [9, 9], mode="after", line_width=4, line_color="#0000ff", line_alpha=0.5)
+live = LiveFigure(plot)
+live
+"""
+
+
+def test_thick_steps_are_as_thick_as_they_should_be_and_part_where_there_is_no_point(open_notebook):
+    notebook = open_notebook(STEPS)
+    notebook.run(0)
+    notebook.wait_for_canvas()
+    across, up = (
+        notebook.js(
+            f"""(() => {{
+              const [[doc, model]] = labModels().filter(([, {{type}}]) => type === 'Figure');
+              const view = doc.views_manager.find_one(model), {{x_scale, y_scale}} = view.frame;
+              const context = view.canvas_view.primary.ctx;
+              const x = Math.round(x_scale.compute({x})), y = Math.round(y_scale.compute({y}));
+              const {{data}} = context.getImageData(x - {width / 2}, y - {height / 2}, {width}, {height});
+              let covered = 0;
+              for (let i = 0; i < data.length; i += 4) covered += (255 - data[i + 1]) / 255;
+              return covered;
+            }})()"""
+        )
+        for x, y, width, height in [(2.5, 2, 1, 20), (6 + 3, 5, 20, 1)]
+    )
+    assert across == pytest.approx(4, abs=0.6)
+    assert up == pytest.approx(4, abs=0.6)
+    colours = notebook.colours()
+    assert colours.get("#8080ff", colours.get("#7f7fff", 0)) > 500, "see-through lines are painted once"
+
+
 def test_bokeh_is_patched_once_a_page(bars):
     bars.js("window.labPatch = Bokeh.require('core/dom').InlineStyleSheet.prototype._update")
     bars.run(1)
