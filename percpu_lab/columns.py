@@ -424,9 +424,11 @@ def free_sums(chunk: Ints, size_bytes: Ints, kind: Ints, nr_chunks: int) -> tupl
 
 def _runs(pages: Ints) -> RunColumns:
     """Runs of ones in each row."""
-    edges = np.diff(np.pad(pages != 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    chunk, first = np.nonzero(edges == 1)
-    return RunColumns(chunk, first, np.nonzero(edges == -1)[1])
+    nr_rows, nr_pages = pages.shape
+    bounded = np.zeros((nr_rows, nr_pages + 2), np.bool_)
+    np.not_equal(pages, 0, out=bounded[:, 1:-1])
+    chunk, place = np.nonzero(bounded[:, 1:] != bounded[:, :-1])  # where a run begins, where it ends, and so on
+    return RunColumns(chunk[::2], place[::2], place[1::2])
 
 
 def unpopulated(snap: Snapshot) -> RunColumns:

@@ -85,7 +85,8 @@ class KeptEvents:
         """Give what lifetimes and marks are made of."""
         with engine.lock:
             head, first = engine.scalar(L.RING_HEAD), engine.first_event
-            lost, first_op = first - engine.scalar(L.RING_START), engine.events(first, 1).first_op
+            lost, oldest = first - engine.scalar(L.RING_START), engine.ring_parts(first, min(first + 1, head))[0]
+            first_op = int(oldest[L.RING_OP, 0]) if oldest.size else 0
             seq = max(self._next, first)
             for part in engine.ring_parts(seq, head):
                 rows = np.flatnonzero(part[L.RING_EVENT] != L.EVENT_ALLOC)

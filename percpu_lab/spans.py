@@ -322,12 +322,13 @@ def fragmentation_series(history: Mapping[str, Ints], ordinal: int | None = None
         history: columns of Engine.history(), ascending by op.
         ordinal: the chunk, RESERVED_ORDINAL for the reserved one.
     """
-    chosen = history["ordinal"] != RESERVED_ORDINAL if ordinal is None else history["ordinal"] == ordinal
-    ops = history["op"][chosen]
-    starts = np.flatnonzero(np.diff(ops, prepend=ops[0] - 1)) if len(ops) else np.zeros(0, np.int64)
+    is_chosen = history["ordinal"] != RESERVED_ORDINAL if ordinal is None else history["ordinal"] == ordinal
+    chosen = np.flatnonzero(is_chosen)
+    ops = history["op"].take(chosen)
+    starts = np.append(0, np.flatnonzero(ops[1:] != ops[:-1]) + 1) if len(ops) else np.zeros(0, np.int64)
 
     def reduced(name: str, by: np.ufunc) -> Ints:
-        column: Ints = history[name][chosen]
+        column: Ints = history[name].take(chosen)
         return np.asarray(by.reduceat(column, starts)) if len(starts) else column[:0]
 
     free, largest = reduced("free_bytes", np.add), reduced("largest_free_bytes", np.maximum)

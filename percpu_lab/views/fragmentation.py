@@ -15,7 +15,7 @@ from bokeh.layouts import column
 from bokeh.models import BasicTicker, Column, ColumnDataSource, CustomJS, FixedTicker, HoverTool, NumeralTickFormatter
 from bokeh.models.annotations import Label
 
-from ..columns import Columns
+from ..columns import Columns, Ints
 from ..session import Selection
 from ..spans import Series, fragmentation_series, with_now
 from ..units import KIB
@@ -129,7 +129,9 @@ def _thinned(series: Series, window: tuple[int, int]) -> Series:
     first = max(int(np.searchsorted(series.op, window[0], side="right")) - 1, 0)
     last = int(np.searchsorted(series.op, window[1], side="right"))
     step = max(-(-(last - first) // MAX_POINTS), 1)
-    rows = np.unique(np.append(np.arange(first, last, step), last - 1)) if last > first else np.zeros(0, np.int64)
+    rows: slice | Ints = slice(first, last)
+    if step > 1:
+        rows = np.append(np.arange(first, last - 1, step), last - 1)
     return Series(*(getattr(series, name)[rows] for name in Series.__slots__))
 
 
