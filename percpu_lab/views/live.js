@@ -9,7 +9,6 @@ const DTYPES = {f4: "float32", f8: "float64", i1: "int8", u1: "uint8", i2: "int1
 const REPORT_INTERVAL_MS = 40;
 const ACK_INTERVAL_MS = 500; // a message to the kernel, and that JupyterLab shows it as busy, cost half a frame
 const REST_MS = 300; // after the last frame
-const TEXT_INTERVAL_MS = 300; // nobody reads faster, and for each text the browser lays out the page
 const MEASURE_INTERVAL_MS = 2000; // of texts while frames come without a pause
 const WARM_PAINTS = 50; // by then the browser has compiled most of what paints
 const PAINT_MS = 8; // left of an idle moment for one more
@@ -93,8 +92,6 @@ class Figure {
   practice = []; // frames of states that never were
   isDue = false;
   isMeasuring = true; // of panels and legends: not while frames come
-  wroteAt = -Infinity;
-  textTimer = 0;
   ackTimer = 0;
   restTimer = 0;
 
@@ -160,19 +157,7 @@ class Figure {
     }
     this.isMeasuring = isMeasuring;
     withStylesKept(() => plots.forEach((plot) => plot.repaint()));
-    this.write(isMeasuring); // after the plots: else they would wait for the page to be styled anew
-  }
-
-  write(isAtOnce) {
-    const wait = isAtOnce ? 0 : this.wroteAt + TEXT_INTERVAL_MS - performance.now();
-    if (wait > 0) {
-      this.textTimer ||= setTimeout(() => this.write(true), wait);
-      return;
-    }
-    clearTimeout(this.textTimer);
-    this.textTimer = 0;
-    this.wroteAt = performance.now();
-    for (const view of this.views) view.write();
+    for (const view of this.views) view.write(); // after the plots: else they would wait for the page to be styled anew
   }
 
   restSoon() {
@@ -248,7 +233,6 @@ class Figure {
   close() {
     clearTimeout(this.ackTimer);
     clearTimeout(this.restTimer);
-    clearTimeout(this.textTimer);
     window.cancelIdleCallback?.(this.warming);
   }
 }
