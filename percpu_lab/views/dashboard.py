@@ -57,8 +57,8 @@ SUMMARY_LINES, TAIL_LINES = 2, 1 + TAIL_EVENTS
 # grows, Bokeh lays out the whole board anew.
 _TEXT_CSS = """
 :host { color: var(--jp-ui-font-color1, inherit); }
-.bk-clearfix { max-width: 100%%; }
-pre { overflow-x: auto; margin: 4px 0; min-height: %dlh; }
+.bk-clearfix { width: 100%%; }
+pre { overflow-x: auto; margin: 4px 0; scrollbar-width: thin; height: calc(%dlh + 9px); contain: strict; }
 """
 
 
