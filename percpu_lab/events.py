@@ -34,6 +34,7 @@ Bools = npt.NDArray[np.bool_]
 
 RING_COLUMNS = ("op", "event", "chunk", "off", "size", "align", "flags", "birth")  # in the order of RING_*
 _MASK64 = (1 << 64) - 1
+ALL_ROWS = slice(None)
 _BLOCK = 4096  # typed events that are made at a time
 _Fields = tuple[EventField, ...]
 _Make = Callable[[Tracepoint, _Fields, Int64s, list[list[Any]]], list[Any]]
@@ -138,14 +139,14 @@ class Events(RichTable):
         check_style(style)
         return "".join(f"{line}\n" for line in self._lines(style))
 
-    def _lines(self, style: Style) -> list[str]:
+    def _lines(self, style: Style, rows: slice = ALL_ROWS) -> list[str]:
         prefix, times = self._prefix(style)
 
         def lines(point: Tracepoint, fields: _Fields, index: Int64s, columns: list[list[Any]]) -> list[str]:
             template = prefix + line_template(point.name, fields, style)
             return list(map(template.__mod__, zip(*(time[index].tolist() for time in times), *columns, strict=True)))
 
-        return self._made(slice(None), lines)
+        return self._made(rows, lines)
 
     def frame(self) -> pd.DataFrame:
         """Give the events as a pandas data frame, with the names of tracepoints and reasons.

@@ -19,11 +19,11 @@ import numpy.typing as npt
 from .annotations import Annotations, Notes, Origins
 from .columns import EARLY, Columns, Ints, Snapshot, Unit
 from .core import layout as L
-from .events import RING_COLUMNS, Events, Uint64s
+from .events import ALL_ROWS, RING_COLUMNS, Events, Uint64s
 from .kernels import V4_13, KernelVersion
 from .rebuild import BEFORE, Rebuilt
 from .rich import Rich
-from .tracepoints import Event
+from .tracepoints import Event, Style
 from .traces.recorded import UNKNOWN_BIRTH, RecordedTrace
 from .units import PAGE_SIZE
 
@@ -56,6 +56,10 @@ class RunEvents(Events):
     def __iter__(self) -> Iterator[Event]:
         """Walk the events with all fields that the recording has."""
         return iter(self.whole._made(self.rows, self.whole._events))
+
+    def _lines(self, style: Style, rows: slice = ALL_ROWS) -> list[str]:
+        first, (start, stop, _) = self.rows.start or 0, rows.indices(len(self))
+        return self.whole._lines(style, slice(first + start, first + stop))
 
 
 class RecordedRun(Rich):

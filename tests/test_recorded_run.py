@@ -305,3 +305,20 @@ def test_every_view_draws_a_recording(folder: str) -> None:
     texts = next(data["text"] for source, data in frame.sources.items() if source.name == "origins")
     assert max(column.max() for column in origins) < len(texts)
     board.close()
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in REAL.iterdir() if path.is_dir()))
+def test_events_of_a_run_are_written_with_all_that_the_trace_has(folder: str) -> None:
+    recording = open_trace(REAL / folder)
+    run = open_run(recording)
+    run.seek(run.last_op)
+    events, whole = run.events(0), recording.trace
+    assert len(events) > 0
+    for style in ("plain", "golden", "ftrace"):
+        written = whole._lines(style)
+        assert events._lines(style) == written
+        assert run.events(len(events) - 3, 2)._lines(style) == written[-3:-1]
+    assert run.events(5, 3).text("plain") == "".join(f"{line}\n" for line in whole._lines("plain")[5:8])
+    extra = [event.extra for event in list(whole)[5:8]]
+    if not any(extra):
+        assert [str(event) for event in run.events(5, 3)] == whole._lines("plain")[5:8]

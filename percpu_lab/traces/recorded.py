@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..core import layout as L
-from ..events import Events, Int64s, Uint64s
+from ..events import ALL_ROWS, Events, Int64s, Uint64s
 from ..rich import Rich
 from ..tracepoints import Event, EventField, Style, Tracepoint, extra_text
 from .kept import KeptText
@@ -238,10 +238,12 @@ class RecordedTrace(Events):
         header = self.counts.header() if self.counts and style in (None, "ftrace") else ""
         return header + Events.text(self, style or "ftrace")
 
-    def _lines(self, style: Style) -> list[str]:
-        lines = Events._lines(self, style)
+    def _lines(self, style: Style, rows: slice = ALL_ROWS) -> list[str]:
+        lines = Events._lines(self, style, rows)
+        first = rows.start or 0
         for row, extra in self.extra.items():
-            lines[row] += extra_text(extra)
+            if first <= row < first + len(lines):
+                lines[row - first] += extra_text(extra)
         return lines
 
     def _frame_columns(self) -> tuple[str, ...]:
