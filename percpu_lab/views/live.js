@@ -199,13 +199,17 @@ class Figure {
   // Waits for nothing but promises, so the browser shows nothing of it.
   async paintUnseen(plots, idle) {
     const real = new Map(); // model: attributes
-    do {
-      const frame = this.practice[page.nrWarm++ % this.practice.length];
-      for (const view of this.views) view.applyForNow(frame, real);
+    try {
+      do {
+        const frame = this.practice[page.nrWarm++ % this.practice.length];
+        for (const view of this.views) view.applyForNow(frame, real);
+        await this.paintAgain(plots);
+      } while (idle.timeRemaining() > PAINT_MS && page.nrWarm < WARM_PAINTS);
+    } finally {
+      for (const [model, attrs] of real) model.setv(attrs, {sync: false, check_eq: false});
       await this.paintAgain(plots);
-    } while (idle.timeRemaining() > PAINT_MS && page.nrWarm < WARM_PAINTS);
-    for (const [model, attrs] of real) model.setv(attrs, {sync: false, check_eq: false});
-    await this.paintAgain(plots);
+    }
+    if (page.nrWarm >= WARM_PAINTS) this.practice = []; // some hundred KB
   }
 
   async paintAgain(plots) {
