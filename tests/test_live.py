@@ -379,6 +379,16 @@ def test_what_is_around_a_figure_is_closed_with_it(plot):
     assert set(comm.get_comm_manager().comms) == comms
 
 
+def test_a_closed_figure_stays_in_no_open_box(plot):
+    closed, kept, button = LiveFigure(plot), LiveFigure(figure()), Button()
+    inner = HBox([closed, kept])
+    outer, other = VBox([inner, button, closed]), HBox([kept])
+    closed.close()
+    assert (inner.children, outer.children, other.children) == ((kept,), (inner, button), (kept,))
+    for widget in (kept, outer, other):
+        close_tree(widget)
+
+
 # ---- the publisher
 
 

@@ -28,6 +28,7 @@ import traitlets
 from bokeh.embed import json_item
 from bokeh.model import Model
 from bokeh.models import ColumnDataSource, LayoutDOM
+from ipywidgets.widgets.widget import _instances as _open_widgets
 
 from ..errors import LabError
 from ..session import Clock
@@ -258,6 +259,7 @@ class LiveFigure(anywidget.AnyWidget):
             callback()
         self._on_close.clear()
         self._let_go()
+        _take_closed_widgets_out_of_boxes()
 
     def _let_go(self) -> None:
         """Leave the models and what was sent to the garbage collector, whoever keeps the figure."""
@@ -337,6 +339,13 @@ def close_tree(widget: ipywidgets.Widget) -> None:
         for inner in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(inner, ipywidgets.Widget):
                 close_tree(inner)
+
+
+def _take_closed_widgets_out_of_boxes() -> None:
+    """Leave no open box with a closed widget in it: a page that is loaded again could not show any of its widgets."""
+    for box in list(_open_widgets.values()):
+        if isinstance(box, ipywidgets.Box) and any(child.comm is None for child in box.children):
+            box.children = tuple(child for child in box.children if child.comm is not None)
 
 
 def _let_answers_in(comm: object) -> None:
