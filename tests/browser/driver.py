@@ -82,6 +82,22 @@ class Notebook:
         self.page.reload()
         self._wait_until_ready()
 
+    def replace(self, *cells: str) -> None:
+        """Put other cells in the place of all that are there; what they showed goes, the kernel goes on."""
+        self.page.evaluate(
+            """(sources) => {
+              const {model} = jupyterapp.shell.currentWidget.content;
+              const {sharedModel} = model;
+              model.deletedCells.push(...sharedModel.cells.map(({id}) => id)); // the kernel hears of them
+              sharedModel.transact(() => {
+                sharedModel.deleteCellRange(0, sharedModel.cells.length);
+                sharedModel.insertCells(0, sources.map((source) => ({cell_type: 'code', source})));
+              });
+            }""",
+            list(cells),
+        )
+        self.wait_for("!window.Bokeh?.documents.length")
+
     def run(self, index: int, *, wait: bool = True) -> None:
         """Run a cell as its run button does."""
         self.page.evaluate(

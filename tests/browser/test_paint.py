@@ -35,12 +35,16 @@ OVERLAY = "labFind((e) => e.tagName === 'CANVAS' && e.matches(':nth-of-type(2)')
 PATCHED = "Bokeh.require('core/dom').InlineStyleSheet.prototype._update === window.labPatch"
 
 
-@pytest.fixture
-def bars(open_notebook):
-    notebook = open_notebook(SETUP, "other = LiveFigure(make('other')[1])\nother")
+def show_bars(show):
+    notebook = show(SETUP, "other = LiveFigure(make('other')[1])\nother")
     notebook.run(0)
     notebook.wait_for_canvas()
     return notebook
+
+
+@pytest.fixture
+def bars(fill_notebook):
+    return show_bars(fill_notebook)
 
 
 def shares(notebook):
@@ -65,8 +69,8 @@ def test_rows_selected_after_many_frames_have_the_look_of_selected_rows(bars):
     bars.poll(lambda: shares(bars) == [0, 1, 9], "the rest of the selected rows, where the new frame has them")
 
 
-def test_what_shows_nothing_is_not_painted_but_can_be_pointed_at(open_notebook):
-    notebook = open_notebook(
+def test_what_shows_nothing_is_not_painted_but_can_be_pointed_at(fill_notebook):
+    notebook = fill_notebook(
         SETUP.replace("source, plot = make()", "source, plot = make()\nplot.renderers[0].glyph.tags = ['unseen']"),
         "source, plot = make('seen')\nlive = LiveFigure(plot)\nlive",
     )
@@ -138,8 +142,8 @@ live
 """
 
 
-def test_labels_of_axes_stand_and_look_as_bokeh_would_have_them(open_notebook):
-    notebook = open_notebook(AXES)
+def test_labels_of_axes_stand_and_look_as_bokeh_would_have_them(fill_notebook):
+    notebook = fill_notebook(AXES)
     notebook.run(0)
     notebook.wait_for_canvas(2)
     pixels = """[0, 1].map((k) => {
@@ -150,8 +154,8 @@ def test_labels_of_axes_stand_and_look_as_bokeh_would_have_them(open_notebook):
     assert notebook.colours(0).get("#ff0000", 0) > 20
 
 
-def test_text_of_ticks_follows_what_it_is_made_of(open_notebook):
-    notebook = open_notebook(AXES)
+def test_text_of_ticks_follows_what_it_is_made_of(fill_notebook):
+    notebook = fill_notebook(AXES)
     notebook.run(0)
     notebook.wait_for_canvas(2)
     formatter = "labModels().map(([, model]) => model).find(({type}) => type === 'CustomJSTickFormatter')"
@@ -163,16 +167,17 @@ def test_text_of_ticks_follows_what_it_is_made_of(open_notebook):
     assert notebook.js(said) == "GB1"
 
 
-def test_the_browser_gets_used_to_painting_once_a_page_and_shows_what_it_showed(bars):
+def test_the_browser_gets_used_to_painting_once_a_page_and_shows_what_it_showed(open_notebook):
+    notebook = show_bars(open_notebook)
     nr_warm = "window[Symbol.for('percpu_lab.paint')].nrWarm"
-    before = bars.colours()
-    bars.wait_for(f"{nr_warm} === 50")
-    assert bars.colours() == before
-    send(bars, 1)
-    bars.run(1)
-    bars.wait_for_canvas(2)
-    bars.page.wait_for_timeout(1000)
-    assert bars.js(nr_warm) == 50
+    before = notebook.colours()
+    notebook.wait_for(f"{nr_warm} === 50")
+    assert notebook.colours() == before
+    send(notebook, 1)
+    notebook.run(1)
+    notebook.wait_for_canvas(2)
+    notebook.page.wait_for_timeout(1000)
+    assert notebook.js(nr_warm) == 50
 
 
 STATE = """(() => {
@@ -236,8 +241,8 @@ live
 """
 
 
-def test_thick_steps_are_as_thick_as_they_should_be_and_part_where_there_is_no_point(open_notebook):
-    notebook = open_notebook(STEPS)
+def test_thick_steps_are_as_thick_as_they_should_be_and_part_where_there_is_no_point(fill_notebook):
+    notebook = fill_notebook(STEPS)
     notebook.run(0)
     notebook.wait_for_canvas()
     across, up = (

@@ -47,6 +47,7 @@ SEQ = "labModel('bars').get_column('seq')[0]"
 WATCH = f"""(() => {{
   window.labSeen = [];
   const look = () => {{
+    if (labModel('bars') === undefined) return;
     const seq = {SEQ};
     if (labSeen.at(-1)?.[0] !== seq) labSeen.push([seq, performance.now(), window.labDone]);
     requestAnimationFrame(look);
@@ -65,8 +66,8 @@ def sources(notebook):
     return notebook.value("[gc.collect(), sum(type(one) is ColumnDataSource for one in gc.get_objects())][1]")
 
 
-@pytest.fixture(scope="module")
-def bars(open_shared_notebook):
+@pytest.fixture
+def bars(fill_notebook):
     """A notebook that shows forty bars on a diagonal, with ids 1000 to 1039, and a range tool below."""
     overview = """
 below = figure(name="below", width=600, height=80, x_range=Range1d(0, 80), y_range=Range1d(0, 10), tools="",
@@ -76,7 +77,7 @@ below.add_tools(RangeTool(x_range=plot.x_range))
 live = LiveFigure(column(plot, below))
 live
 """
-    notebook = open_shared_notebook(
+    notebook = fill_notebook(
         SETUP,
         overview,
         "end = time.monotonic() + 20\n"
@@ -103,8 +104,8 @@ def new_events(notebook, kind):
     return found
 
 
-def test_a_figure_appears(open_notebook):
-    notebook = open_notebook(SETUP, SHOW)
+def test_a_figure_appears(fill_notebook):
+    notebook = fill_notebook(SETUP, SHOW)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -113,9 +114,9 @@ def test_a_figure_appears(open_notebook):
 
 
 @pytest.mark.parametrize("answers", ["at once", "after the cell"])
-def test_frames_are_painted_while_a_cell_runs_and_the_last_one_after_it(open_notebook, answers):
+def test_frames_are_painted_while_a_cell_runs_and_the_last_one_after_it(fill_notebook, answers):
     held_back = "live.comm._reply_subshell_for = lambda data, asked_for: None\n"  # as without subshells
-    notebook = open_notebook(SETUP, SHOW, BUSY if answers == "at once" else held_back + BUSY)
+    notebook = fill_notebook(SETUP, SHOW, BUSY if answers == "at once" else held_back + BUSY)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -198,7 +199,7 @@ def test_properties_change_without_an_echo(bars):
     bars.execute("live.frame({}, {plot.x_range: {'start': 0, 'end': 40}, plot.title: {'text': 'bars'}})")
 
 
-def test_slider_moves_the_plot(open_notebook):
+def test_slider_moves_the_plot(fill_notebook):
     show = """
 import ipywidgets
 slider = ipywidgets.IntSlider(min=1, max=40, value=1)
@@ -206,7 +207,7 @@ live = LiveFigure(plot)
 slider.observe(lambda change: live.frame({source: columns(change.new, change.new)}), "value")
 ipywidgets.VBox([slider, live])
 """
-    notebook = open_notebook(SETUP, show)
+    notebook = fill_notebook(SETUP, show)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -220,8 +221,8 @@ ipywidgets.VBox([slider, live])
     assert notebook.colours()[BLUE] < before
 
 
-def test_second_view_and_reloaded_page_show_the_newest_columns(open_notebook):
-    notebook = open_notebook(SETUP, SHOW, "live")
+def test_second_view_and_reloaded_page_show_the_newest_columns(fill_notebook):
+    notebook = fill_notebook(SETUP, SHOW, "live")
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -241,6 +242,15 @@ def test_second_view_and_reloaded_page_show_the_newest_columns(open_notebook):
     assert notebook.colours(1)[BLUE] > 5000
 
 
+def test_a_reloaded_page_shows_a_figure_whose_box_has_been_made_twice(fill_notebook):
+    notebook = fill_notebook(SETUP, "import ipywidgets\nlive = LiveFigure(plot)\nbox = ipywidgets.VBox([live])\nbox")
+    for index in (0, 1, 1):
+        notebook.run(index)
+    notebook.wait_for_canvas()
+    notebook.reload()
+    notebook.wait_for_canvas()
+
+
 def test_twenty_runs_of_a_cell_leave_one_figure(open_notebook):
     notebook = open_notebook(SETUP, "source, plot = make()\n" + SHOW.replace("\nlive", PUBLISH) + "live", "1 + 1")
     notebook.run(0)
@@ -258,8 +268,8 @@ def test_twenty_runs_of_a_cell_leave_one_figure(open_notebook):
     notebook.wait_for(f"{SEQ} === 99")
 
 
-def test_figure_of_a_deleted_cell_is_closed(open_notebook):
-    notebook = open_notebook(SETUP, SHOW, "1 + 1")
+def test_figure_of_a_deleted_cell_is_closed(fill_notebook):
+    notebook = fill_notebook(SETUP, SHOW, "1 + 1")
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -268,7 +278,7 @@ def test_figure_of_a_deleted_cell_is_closed(open_notebook):
     assert notebook.value("live.closed") is True
 
 
-def test_image_is_repainted_with_a_new_shape(open_notebook):
+def test_image_is_repainted_with_a_new_shape(fill_notebook):
     show = """
 def pixels(height, width, colour):
     return {"id": [1], "image": np.full((height, width), colour, "u4"), "x": [0], "y": [0], "dw": [40], "dh": [10]}
@@ -278,7 +288,7 @@ plot.image_rgba(image="image", x="x", y="y", dw="dw", dh="dh", source=image)
 live = LiveFigure(plot)
 live
 """
-    notebook = open_notebook(SETUP, show)
+    notebook = fill_notebook(SETUP, show)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -288,7 +298,7 @@ live
         notebook.wait_for(f"labColours(0)['{name}'] > 50000")
 
 
-def test_a_picture_in_runs_is_in_the_browser_what_it_was_in_python(open_notebook):
+def test_a_picture_in_runs_is_in_the_browser_what_it_was_in_python(fill_notebook):
     show = """
 codes = np.zeros((40, 70), "u1")
 codes[3:9, 5:60] = 200
@@ -300,7 +310,7 @@ plot.scatter("odd", "odd", source=image)
 live = LiveFigure(plot)
 live
 """
-    notebook = open_notebook(SETUP, show)
+    notebook = fill_notebook(SETUP, show)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -311,10 +321,10 @@ live
     assert notebook.js(column) == notebook.value(expected)
 
 
-def test_plot_out_of_sight_is_painted_when_it_comes_into_sight(open_notebook):
+def test_plot_out_of_sight_is_painted_when_it_comes_into_sight(fill_notebook):
     far_below = "import ipywidgets\nlive = LiveFigure(plot)\n"
     far_below += "ipywidgets.VBox([ipywidgets.Box(layout={'min_height': '3000px'}), live])"
-    notebook = open_notebook(SETUP, far_below)
+    notebook = fill_notebook(SETUP, far_below)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -331,8 +341,8 @@ def test_plot_out_of_sight_is_painted_when_it_comes_into_sight(open_notebook):
     notebook.wait_for(f"labColours(0)['{BLUE}'] < 5000")
 
 
-def test_axis_makes_room_for_longer_numbers_when_frames_pause(open_notebook):
-    notebook = open_notebook(SETUP, SHOW)
+def test_axis_makes_room_for_longer_numbers_when_frames_pause(fill_notebook):
+    notebook = fill_notebook(SETUP, SHOW)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
@@ -360,7 +370,7 @@ def test_kernel_that_ends_before_a_frame_was_acknowledged_is_not_complained_abou
     assert notebook.errors == []
 
 
-def test_error_of_a_producer_is_shown_and_taken_away(open_notebook):
+def test_error_of_a_producer_is_shown_and_taken_away(fill_notebook):
     produce = """
 class State:
     n = 0
@@ -374,7 +384,7 @@ state = State()
 publisher = Publisher(live, produce, version=lambda: state.n)
 state.n = 1
 """
-    notebook = open_notebook(SETUP, SHOW, produce)
+    notebook = fill_notebook(SETUP, SHOW, produce)
     for index in range(3):
         notebook.run(index)
     alert = "labFind((e) => e.getAttribute('role') === 'alert')[0].textContent"
@@ -383,16 +393,16 @@ state.n = 1
     notebook.wait_for(f"{SEQ} === 2 && {alert} === ''")
 
 
-def test_bokeh_widgets_are_loaded_where_they_are_used(open_notebook):
-    notebook = open_notebook(SETUP, "LiveFigure(column(Div(text='a bokeh widget', name='div'), plot))")
+def test_bokeh_widgets_are_loaded_where_they_are_used(fill_notebook):
+    notebook = fill_notebook(SETUP, "LiveFigure(column(Div(text='a bokeh widget', name='div'), plot))")
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
     notebook.wait_for("labFind((e) => e.textContent === 'a bokeh widget').length > 0")
 
 
-def test_notebook_file_stays_small(open_notebook, lab):
-    notebook = open_notebook(SETUP, SHOW)
+def test_notebook_file_stays_small(fill_notebook, lab):
+    notebook = fill_notebook(SETUP, SHOW)
     notebook.run(0)
     notebook.run(1)
     notebook.wait_for_canvas()
