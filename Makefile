@@ -45,7 +45,8 @@ help: ## explain the targets
 lab: $(READY_LAB) ## open JupyterLab on the tour (the first time: set up .venv)
 	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(ON_THE_TOUR) $(OFFLINE) $(LAB_ARGS)
 
-test: lint warm ## run every test: package, notebooks, browser (the first time: set up .venv)
+test: $(READY_TEST) ## run every test: package, notebooks, browser (the first time: set up .venv)
+	$(MAKE) --no-print-directory --jobs=2 lint warm
 	$(PY) -m pytest $(IN_PARALLEL) $(WITH_NOTEBOOKS) $(TEST_ARGS)
 
 lint: $(READY_TEST) ## check style and types
