@@ -185,9 +185,14 @@ class LiveSteps:
         rows    | band 0 | band 1 | band 2 |        of a band that belongs to a chunk that has not changed: kept
         columns | bin 0 | bin 1 | ... | behind      in each the shares of pixels that begin there; when the left edge
                                                     moves by whole bins, the columns move, and bin 0 takes in the rest
+        coarser | bin 0 + bin 1 | bin 2 + bin 3 |   a growing window has wider bins, more chunks have lower bands
 
-    Invariant: bins are as wide, bands as high and as many pixels from the bottom as in the last picture, and no chunk
-    that is taken over has changed since; else all begins anew.
+    Invariants:
+        1. Bins are as wide as in the last picture or a multiple of it, and begin where one of its bins begins.
+        2. Bands are as high as in the last picture or a whole part of it, and stand at the bottom.
+        3. No chunk that is taken over has changed since.
+        4. Where bands are lower now, nothing was so tall that it was parted among pixels (see _add_steps).
+    Else all begins anew.
     """
 
     def __init__(self) -> None:
@@ -195,35 +200,47 @@ class LiveSteps:
         self._now = 0
         self._bands = np.zeros(0, np.int64)
         self._steps = np.zeros((0, 0))
+        self._has_tall = False
 
     def of(self, lives: Lifetimes, form: PictureForm) -> Shares:
         """Give the steps for a picture: one row more below and above, which are out of sight, and one column behind."""
-        shape = (form.nr_rows + 2, form.nr_bins + 1)
-        is_new = np.ones(len(lives.chunk_band), np.bool_)
-        steps = np.zeros(shape)
-        if self._moved_into(steps, lives, form):
+        steps, is_new = np.zeros((form.nr_rows + 2, form.nr_bins + 1)), np.ones(len(lives.chunk_band), np.bool_)
+        last = self._form
+        if last is not None and self._serves(last, lives, form):
+            self._take_over(steps, last, form)
             is_new = (lives.changed < 0) | (lives.changed >= self._now)
             is_new |= lives.chunk_band >= len(self._bands)
             self._clear(steps, lives, is_new, form)
+        else:
+            self._has_tall = False
         self._add(steps, lives, is_new, form)
         self._form, self._now, self._bands, self._steps = form, lives.now, lives.bands, steps
         return steps
 
-    def _moved_into(self, steps: Shares, lives: Lifetimes, form: PictureForm) -> bool:
-        """Take over the last picture's steps if they fit."""
-        last, old = self._form, self._bands
-        if last is None or (last.bin_ops, last.per_band, last.bottom) != (form.bin_ops, form.per_band, form.bottom):
-            return False
-        shift = (form.start - last.start) / form.bin_ops
+    def _serves(self, last: PictureForm, lives: Lifetimes, form: PictureForm) -> bool:
+        """Whether the new picture can be made of the last one."""
+        wider, lower = form.bin_ops / last.bin_ops, last.per_band / form.per_band
+        shift = (form.start - last.start) / last.bin_ops
         is_later = lives.now >= self._now and lives.window[1] > lives.now  # nothing that is in use lies behind
-        is_whole = shift == int(shift) >= 0 and form.per_band == int(form.per_band) and form.bottom == 0
-        if not is_later or not is_whole or not np.array_equal(lives.bands[: len(old)], old):
+        is_whole = all(value == int(value) for value in (wider, lower, shift, form.per_band))
+        if not is_later or not is_whole or min(wider, lower) < 1 or shift < 0 or last.bottom or form.bottom:
             return False
-        nr_rows, k = min(last.nr_rows, form.nr_rows) + 1, min(int(shift), last.nr_bins)
-        nr_bins = min(last.nr_bins - k, form.nr_bins)
-        steps[1:nr_rows, :nr_bins] = self._steps[1:nr_rows, k : k + nr_bins]
-        steps[1:nr_rows, 0] += self._steps[1:nr_rows, :k].sum(axis=1)
-        return True
+        has_bands = np.array_equal(lives.bands[: len(self._bands)], self._bands)
+        return has_bands and (lower == 1 or not self._has_tall)
+
+    def _take_over(self, steps: Shares, last: PictureForm, form: PictureForm) -> None:
+        """Move the last picture's steps to where they are now."""
+        lower, wider = int(last.per_band / form.per_band), int(form.bin_ops / last.bin_ops)
+        kept = self._steps[1:-1, :-1]
+        if lower > 1:
+            kept = kept.reshape(-1, lower, last.nr_bins).sum(axis=1) / lower
+        first = min(int((form.start - last.start) / last.bin_ops), last.nr_bins)
+        gone, ahead = kept[:, :first], kept[:, first:]
+        if wider > 1:
+            ahead = np.add.reduceat(ahead, np.arange(0, ahead.shape[1], wider), axis=1)
+        nr_rows, nr_bins = min(len(kept), form.nr_rows), min(ahead.shape[1], form.nr_bins)
+        steps[1 : nr_rows + 1, :nr_bins] = ahead[:nr_rows, :nr_bins]
+        steps[1 : nr_rows + 1, 0] += gone[:nr_rows].sum(axis=1)
 
     def _clear(self, steps: Shares, lives: Lifetimes, is_new: Ints, form: PictureForm) -> None:
         """Forget the areas of chunks that changed, and of those that are no more."""
@@ -237,7 +254,7 @@ class LiveSteps:
             rows, areas = live[part], lives.areas
             place = lives.chunk_band[areas.chunk[rows]], areas.off_bytes[rows], areas.size_bytes[rows]
             left = form.bins(areas.birth[rows], form.nr_bins).astype(np.intp)
-            _add_steps(steps, left, *form.rows(lives, *place))
+            self._has_tall |= _add_steps(steps, left, *form.rows(lives, *place))
 
 
 def lifetime_image(lives: Lifetimes, form: PictureForm, kept: LiveSteps | None = None) -> Codes:
@@ -267,8 +284,11 @@ def _blocks(start: int, end: int) -> Iterator[slice]:
     return (slice(first, min(first + BLOCK, end)) for first in range(start, end, BLOCK))
 
 
-def _add_steps(steps: Shares, left: Ints, low: Any, height: Any, sign: int = 1) -> None:
-    """Add, at the bin where each box begins, the shares of pixels that it covers from there to the right edge."""
+def _add_steps(steps: Shares, left: Ints, low: Any, height: Any, sign: int = 1) -> bool:
+    """Add, at the bin where each box begins, the shares of pixels that it covers from there to the right edge.
+
+    Says whether any box was so tall that it is parted among pixels.
+    """
     nr_rows, width = steps.shape[0] - 2, steps.shape[1]
     tall = np.flatnonzero(height >= 1 / LEVELS)
     row = low + height / 2
@@ -282,6 +302,7 @@ def _add_steps(steps: Shares, left: Ints, low: Any, height: Any, sign: int = 1) 
     if len(tall):
         begin, end = np.clip(low[tall], 0, nr_rows), np.clip(low[tall] + height[tall], 0, nr_rows)
         steps[1:-1] += sign * coverage(left[tall], begin, end, width, nr_rows).T
+    return len(tall) > 0
 
 
 def _summed(steps: Shares) -> Shares:

@@ -201,11 +201,12 @@ def test_a_picture_made_from_the_last_one_is_the_same(
     choice = np.random.default_rng(seed)
     engine = Engine(Geometry.simple(unit_size=32768), jit="off", ring_capacity=64, auto_balance=True)
     kept, live = R.LiveSteps(), []
+    largest = data.draw(st.sampled_from([3000, 16]))  # words; all small, so that lower bands may be made of higher ones
     for nr_ops in steps:
         for _ in range(nr_ops):
             if live and choice.random() < 0.45:
                 engine.free(live.pop(int(choice.integers(len(live)))))
-            elif ptr := engine.alloc(4 * int(choice.integers(1, 3000)), 8, bool(choice.random() < 0.1), False):
+            elif ptr := engine.alloc(4 * int(choice.integers(1, largest)), 8, bool(choice.random() < 0.1), False):
                 live.append(ptr)
         events, snap = engine.events(0), C.snapshot(engine)
         start, end = S.default_window(events, snap)
@@ -213,6 +214,32 @@ def test_a_picture_made_from_the_last_one_is_the_same(
         top = data.draw(st.sampled_from([100, 100, 1]))
         form = R.steady_form(lives, most, most, 0, top)
         assert np.array_equal(R.lifetime_image(lives, form, kept), R.lifetime_image(lives, form))
+
+
+def test_a_picture_of_a_growing_window_is_made_of_the_last_one_and_of_new_areas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_steps, drawn = R._add_steps, []
+
+    def count(steps: Any, left: Any, *rest: Any) -> bool:
+        drawn.append(len(left))
+        return add_steps(steps, left, *rest)
+
+    monkeypatch.setattr(R, "_add_steps", count)
+    engine, kept, forms = Engine(Geometry.simple(unit_size=32768), jit="off"), R.LiveSteps(), []
+    nr_drawn = []
+    for _ in range(12):
+        engine.run(Ops.alloc(np.arange(500), 48), np.zeros(500, np.int64))
+        lives = S.lifetimes(engine.events(0), C.snapshot(engine), (0, engine.now + 1))
+        forms.append(R.steady_form(lives, 16, 16, 0, 100))
+        picture = R.lifetime_image(lives, forms[-1])
+        drawn.clear()
+        assert np.array_equal(R.lifetime_image(lives, forms[-1], kept), picture)
+        nr_drawn.append(sum(drawn))
+    assert len({form.bin_ops for form in forms}) > 3
+    assert len({form.per_band for form in forms}) > 2
+    a_chunk = 32768 // 48
+    assert max(nr_drawn) <= 500 + 2 * a_chunk  # of the chunks in which areas were made
 
 
 @given(st.integers(0, 1 << 20), st.integers(1, 1 << 20), st.integers(0, 400))
