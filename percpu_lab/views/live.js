@@ -206,7 +206,7 @@ class Figure {
         await this.paintAgain(plots);
       } while (idle.timeRemaining() > PAINT_MS && page.nrWarm < WARM_PAINTS);
     } finally {
-      for (const [model, attrs] of real) model.setv(attrs, {sync: false, check_eq: false});
+      for (const [model, attrs] of real) setForNow(model, attrs);
       await this.paintAgain(plots);
     }
     if (page.nrWarm >= WARM_PAINTS) this.practice = []; // some hundred KB
@@ -243,6 +243,11 @@ class Figure {
 
 function isPaintable(plot) {
   return plot.isInSight && plot.el.isConnected;
+}
+
+// Columns are not compared with those before; what is the same else must not count as a change.
+function setForNow(model, attrs) {
+  model.setv(attrs, {sync: false, check_eq: !("data" in attrs)});
 }
 
 function legendsOf(plot) {
@@ -319,7 +324,7 @@ class View {
       const model = this.doc.get_model_by_id(id);
       const before = Object.fromEntries(Object.keys(attrs).map((name) => [name, model[name]]));
       real.set(model, {...before, ...real.get(model)});
-      model.setv(attrs, {sync: false, check_eq: false});
+      setForNow(model, attrs);
     };
     for (const [id, columns] of frame.sources) put(id, {data: dataOf(this.ndarray, columns)});
     for (const [id, attrs] of Object.entries(frame.props)) put(id, attrs);

@@ -371,12 +371,11 @@ function prepareSpare(Bokeh, view, spare) {
   };
 }
 
-// Every entry of a legend is a canvas of its own, which the page would be composed of.
+// Every entry of a legend is a canvas of its own, which the page would be composed of. Entries are made anew, and empty,
+// whenever one is shown or hidden.
 function showAsPictures(plot, legend, isMeasuring) {
-  const {paint} = legend;
-  legend.paint = (context) => {
-    if (!isMeasuring() && !plot.is_forcing_paint) return;
-    paint.call(legend, context);
+  const {paint, _render_items} = legend;
+  const show = () => {
     for (const {el, glyph: {canvas}} of legend.entries) {
       if (canvas.isConnected) {
         const picture = document.createElement("img");
@@ -387,6 +386,16 @@ function showAsPictures(plot, legend, isMeasuring) {
       const picture = el.querySelector("img"), source = canvas.toDataURL();
       if (picture.src !== source) picture.src = source;
     }
+  };
+  legend.paint = (context) => {
+    if (!isMeasuring() && !plot.is_forcing_paint) return;
+    paint.call(legend, context);
+    show();
+  };
+  legend._render_items = () => {
+    _render_items.call(legend);
+    legend._paint_glyphs();
+    show();
   };
 }
 

@@ -32,6 +32,7 @@ live = LiveFigure(plot)
 live
 """
 OVERLAY = "labFind((e) => e.tagName === 'CANVAS' && e.matches(':nth-of-type(2)'))[0]"
+LEGEND_CANVASES = "labFind((e) => e.tagName === 'CANVAS' && e.className.includes('bk-glyph'))"
 PATCHED = "Bokeh.require('core/dom').InlineStyleSheet.prototype._update === window.labPatch"
 
 
@@ -118,7 +119,12 @@ def test_the_entry_of_a_legend_is_a_picture_in_the_colour_of_its_glyph(bars):
       return [...context.getImageData(10, 10, 1, 1).data].join();
     })()"""
     bars.wait_for(f"{pixel} === '0,0,255,255'")
-    assert bars.js("labFind((e) => e.tagName === 'CANVAS' && e.className.includes('bk-glyph')).length") == 0
+    assert bars.js(LEGEND_CANVASES) == []
+    item = "labModels().map(([, model]) => model).find(({type}) => type === 'LegendItem')"
+    for is_visible in ("false", "true"):
+        bars.js(f"{item}.visible = {is_visible}")
+        assert bars.js(LEGEND_CANVASES) == []
+    bars.wait_for(f"{pixel} === '0,0,255,255'")
 
 
 AXES = """
@@ -193,6 +199,7 @@ def test_what_a_page_has_practised_on_is_never_shown_and_leaves_no_trace(open_no
     notebook.wait_for_canvas(4)
     notebook.js("""(() => {
       window.labShown = new Set();
+      window.labBare = 0;
       const copy = document.createElement('canvas');
       const picture = (canvas) => {
         // without the margin, into which text reaches: Bokeh does not clear it
@@ -202,16 +209,19 @@ def test_what_a_page_has_practised_on_is_never_shown_and_leaves_no_trace(open_no
       };
       const look = () => {
         labShown.add(labCanvases().map(picture).join());
+        labBare += CANVASES.filter((e) => new Set(
+          e.getContext('2d').getImageData(0, 0, e.width, e.height).data).size === 1).length;
         requestAnimationFrame(look);
       };
       setTimeout(look, 200);
-    })()""")
+    })()""".replace("CANVASES", LEGEND_CANVASES))
     notebook.page.wait_for_timeout(250)
     state = notebook.js(STATE)
     notebook.wait_for("window[Symbol.for('percpu_lab.paint')].nrWarm === 50")
     notebook.page.wait_for_timeout(1000)
     assert notebook.js(STATE) == state
     assert notebook.js("labShown.size") <= 2, "the board as it appeared, and at rest"
+    assert notebook.js("labBare") == 0, "entries of legends without their colours"
     assert notebook.value("board.figure._seq") == 1
 
 
