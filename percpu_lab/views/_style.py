@@ -17,6 +17,7 @@ from bokeh.models import (
     BasicTicker,
     BoxZoomTool,
     InlineStyleSheet,
+    NoOverlap,
     NumeralTickFormatter,
     PanTool,
     Range1d,
@@ -113,6 +114,7 @@ def make_figure(title: str, *, height: int, x_range: Range1d, y_range: Range1d, 
     plot.toolbar.logo = None
     plot.title.update(text_font_size="15px", standoff=4, **_text_above("15px", "13.5px", "12px", "11px"))
     plot.axis.axis_label_standoff = 2
+    plot.xaxis.major_label_policy = NoOverlap(min_distance=6)
     plot.xgrid.grid_line_color = NOTE
     plot.ygrid.grid_line_color = None
     plot.xgrid.grid_line_alpha = 0.25
@@ -122,17 +124,23 @@ def make_figure(title: str, *, height: int, x_range: Range1d, y_range: Range1d, 
 
 def _text_above(*sizes: str) -> dict[str, Any]:
     """Lay a line of text above a figure: from its left edge, in smaller letters where the page is narrow."""
-    rules = [f":host {{ --bk-text-font-size: {sizes[0]}; }}"]
+    return {"offset": -LEFT_PIXELS, "stylesheets": [_sizes("--bk-text-font-size", *sizes)]}
+
+
+def _sizes(variable: str, *sizes: str) -> InlineStyleSheet:
+    """Set the size of letters on a wide page and on ever narrower ones."""
+    rules = [f":host {{ {variable}: {sizes[0]}; }}"]
     rules += [
-        f"@container (max-width: {width}px) {{ :host {{ --bk-text-font-size: {size}; }} }}"
+        f"@container (max-width: {width}px) {{ :host {{ {variable}: {size}; }} }}"
         for width, size in zip(_NARROW_PIXELS, sizes[1:], strict=True)
     ]
-    return {"offset": -LEFT_PIXELS, "stylesheets": [InlineStyleSheet(css="\n".join(rules))]}
+    return InlineStyleSheet(css="\n".join(rules))
 
 
 def make_column(axis: Axis) -> None:
-    """Make an axis a column of text of fixed width: no lines, letters of one width."""
+    """Make an axis a column of text of fixed width: no lines, letters of one width, smaller on a narrow page."""
     axis.update(css_variables=_NO_LINES, major_label_text_font="monospace", major_label_text_font_size="12px")
+    axis.stylesheets = [_sizes("--bk-major-label-text-font-size", "12px", "11px", "10px", "8.5px")]
     axis.update(major_label_standoff=4, major_tick_in=0, major_tick_out=0)
 
 

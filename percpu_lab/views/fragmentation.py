@@ -61,6 +61,7 @@ class Fragmentation:
         upper.yaxis.ticker = BasicTicker(desired_num_ticks=4)
         upper.yaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
         self._status = _style.add_status(upper)
+        self._status.standoff = lower.title.standoff = 8  # above the number at the top of the axis
         self._empty = Label(x=0.5, y=0.5, text=NO_HISTORY_YET, text_align="center", text_font_size="16px")
         upper.add_layout(self._empty)
         self._add_lines(upper, lower)

@@ -180,6 +180,13 @@ def test_texts_of_all_plots_follow_the_theme_of_the_page(board, turn):
         board.poll(lambda: texts_are(lambda black, _white: black > 300), "black texts on a light page")
 
 
+def test_letters_beside_the_area_map_are_smaller_on_a_narrow_page(board):
+    width = """labModels().filter(([, {name}]) => name === 'area_map')
+      .map(([doc, model]) => doc.views_manager.find_one(model).frame.bbox.width)[0]"""
+    board.page.set_viewport_size({"width": 800, "height": 1000})
+    board.wait_for(f"{width} > 140 && {width} < 300", 10)
+
+
 def test_legends_have_room_after_the_page_has_become_narrow_and_wide_again(fill_notebook):
     room = """() => Bokeh.documents.flatMap((doc) => {
       const plots = [...doc.views_manager.query((view) => view.model.type === 'Figure')];
