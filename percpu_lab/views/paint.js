@@ -343,10 +343,24 @@ function showAllRows(view) {
     const nrRows = view.parent.data_source.get_value().get_length() ?? 1;
     if (model.filter.type !== "AllIndices") compute_indices.call(view);
     else if (model.indices.size !== nrRows) {
-      model.setv({indices: model.indices.constructor.all_set(nrRows)}, {silent: true}); // the data's own change follows
-      model._indices_map_to_subset();
+      setQuietly(model, {indices: model.indices.constructor.all_set(nrRows)}); // the data's own change follows
+      mapAllRows(model, nrRows);
     }
   };
+}
+
+function mapAllRows(model, nrRows) {
+  if (model._indices_map_to_subset) { // Bokeh 3.9
+    model._indices_map_to_subset();
+    return;
+  }
+  const rows = model.indices.ones(), map = new model.indices_map.constructor(nrRows);
+  map.set_subset(rows);
+  setQuietly(model, {indices_array: rows, indices_map: map});
+}
+
+function setQuietly(model, attrs) {
+  model.setv(attrs, {silent: true});
 }
 
 // A glyph of a renderer for what is selected, muted, and so on: mostly nothing.
