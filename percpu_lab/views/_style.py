@@ -89,8 +89,10 @@ const k = Math.floor(tick), name = names.data.name[k];
 if (name === undefined) return heading.padStart(width);
 return ((focus.data.ordinal[0] === names.data.ordinal[k] ? "\u25b8 " : "") + name).padStart(width);
 """
-# A legend reads its colours before it is part of the page. Its entries wrap where the page is narrow.
+# A legend reads its colours before it is part of the page. Its entries wrap where the page is narrow, not where its
+# plot is: Bokeh 3.10 would cut it off there.
 _LEGEND_CSS = f"""
+:host {{ max-width: none !important; clip-path: none !important; }}
 .bk-grid {{ display: flex !important; flex-wrap: wrap; max-width: calc(100cqw - {LEFT_PIXELS + 8}px); }}
 .bk-item {{ display: flex !important; align-items: center; }}
 .bk-label {{ color: var(--bk-label-text-color) !important; padding: 0 10px 0 3px; white-space: nowrap; }}

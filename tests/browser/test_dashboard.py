@@ -187,6 +187,19 @@ def test_letters_beside_the_area_map_are_smaller_on_a_narrow_page(board):
     board.wait_for(f"{width} > 140 && {width} < 300", 10)
 
 
+def test_legends_may_be_wider_than_their_plots_and_are_not_cut_off(board):
+    board.page.set_viewport_size({"width": 1000, "height": 1000})
+    cut_off = """labFind((e) => e.matches('.bk-Legend')).filter((e) => {
+      const grid = e.shadowRoot.querySelector('.bk-grid').getBoundingClientRect();
+      const {clipPath, width} = getComputedStyle(e);
+      return clipPath !== 'none' || parseFloat(width) < grid.width - 1 || grid.right > innerWidth;
+    }).length"""
+    wider = """labModels().filter(([, {name}]) => name === 'area_map').map(([doc, model]) =>
+      doc.views_manager.find_one(model).frame.bbox.width)[0] < labFind((e) => e.matches('.bk-Legend'))[0].offsetWidth"""
+    board.wait_for(wider, 10)
+    board.wait_for(f"{cut_off} === 0", 10)
+
+
 def test_legends_have_room_after_the_page_has_become_narrow_and_wide_again(fill_notebook):
     room = """() => Bokeh.documents.flatMap((doc) => {
       const plots = [...doc.views_manager.query((view) => view.model.type === 'Figure')];
