@@ -276,6 +276,23 @@ def test_the_heading_is_as_far_from_the_first_label_as_labels_from_each_other(nr
     assert len(ticks) <= 1 + area_map.MAX_TEXTS
 
 
+@pytest.mark.parametrize("nr_chunks", [11, 60, 500])
+def test_the_selected_chunk_has_its_name_however_many_there_are(nr_chunks: int) -> None:
+    engine, desk = Engine(Geometry.simple(unit_size=32768), jit="off"), Desk()
+    for _ in range(nr_chunks):
+        engine.alloc(32768, 8, False, False)
+    chunks = snapshot(engine).chunks.ordinal.tolist()
+    for ordinal in (0, 5, nr_chunks // 2, nr_chunks // 2 + 1, nr_chunks // 2 + 2):
+        desk.shared.select(Selection(ordinal, None))
+        frame = desk.update(engine)
+        for view, row in (desk.views[0], chunks.index(ordinal)), (desk.views[2], ordinal):
+            names = frame.sources[view._rows if view is desk.views[0] else view._band_rows]["name"]
+            assert "chunk" in names[row] and (ordinal == 0 or str(ordinal) in names[row])
+            ticks = frame.props[view._ticker]["ticks"]
+            assert row + 0.5 in ticks
+            assert np.diff(ticks).min() >= 0.7 * np.median(np.diff(ticks))
+
+
 # --- pointing and selecting ---------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ from ..units import KIB, PAGE_SIZE
 from . import _style
 from ._words import AREA_WORDS, NO_CHUNK_YET, NO_PAGE_WORDS, area_map_status, chunk_label, has_hints, text_columns
 from .live import FigureEvent, Frame
-from .shared import ORIGIN, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
+from .shared import ORIGIN, FollowedRange, Shared, add_outlines, labelled, on_hover, on_tap, origin_columns
 
 BUDGET = 4000  # areas drawn one by one
 MAX_BINS, MIN_BINS, MAX_PIXELS = 640, 320, 100_000  # of a picture
@@ -89,7 +89,7 @@ class AreaMap:
 
     def build(self, shared: Shared) -> _style.Plot:
         """Make the figure, empty."""
-        self._moment = shared.moment
+        self._shared = shared
         self._areas = _source(*_AREAS)
         self._rows, self._headings = _source(*_ROWS), _source(*_TEXTS)
         self._cpus = _source("cpu", "offset")
@@ -203,26 +203,32 @@ class AreaMap:
         self._end_bytes = int(served_bytes(snap)[1].max(initial=0)) or snap.unit.unit_size
         props = self._x.extend(0, self._end_bytes / KIB) | self._y.extend(height, -heading)
         rows = self._rows_in_sight(nr_rows)
+        texts = labelled(_regular(rows), self._focus(snap, rows))
         visible = self._areas_in_sight(snap, rows)
         drawn = np.asarray(visible if len(visible) <= BUDGET else [], np.intp)
         sources: dict[ColumnDataSource, Any] = {
             self._areas: self._area_columns(snap, drawn, rows) | origin_columns(columns, snap.areas.birth[drawn]),
             self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
-            self._rows: _row_columns(snap, _labelled(rows)),
+            self._rows: _row_columns(snap, texts),
             self._headings: _heading_columns(snap),
             self._cpus: _cpu_columns(columns),
             self._no_page: _no_page_columns(snap),
             self._search: _search_columns(snap, rows),
         }
         props |= {item: {"visible": has_hints(snap.chunks)} for item in self._unrecorded}
-        props[self._status] = {"text": area_map_status(snap, len(visible), len(drawn), self._moment)}
-        props[self._ticker] = {"ticks": [-heading / 2, *(row + 0.5 for row in _labelled(rows))]}
+        props[self._status] = {"text": area_map_status(snap, len(visible), len(drawn), self._shared.moment)}
+        props[self._ticker] = {"ticks": [-heading / 2, *(row + 0.5 for row in texts)]}
         props[self._empty] = {"visible": nr_rows == 0, "x": self._end_bytes / KIB / 2}
         return Frame(sources, props)
 
     def _rows_in_sight(self, nr_rows: int) -> slice:
         low, high = sorted(self._y.shown)
         return slice(int(np.clip(np.floor(low), 0, nr_rows)), int(np.clip(np.ceil(high), 0, nr_rows)))
+
+    def _focus(self, snap: Snapshot, rows: slice) -> int | None:
+        chunk = self._shared.selection.chunk
+        row = None if chunk is None else snap.row_of(chunk)
+        return row if row is not None and rows.start <= row < rows.stop else None
 
     def _areas_in_sight(self, snap: Snapshot, rows: slice) -> Ints | range:
         areas = snap.areas
@@ -267,13 +273,13 @@ def _source(*names: str) -> ColumnDataSource:
     return ColumnDataSource({name: [] for name in names})
 
 
-def _row_columns(snap: Snapshot, labelled: Sequence[int]) -> dict[str, Any]:
+def _row_columns(snap: Snapshot, texts: Sequence[int]) -> dict[str, Any]:
     """Numbers of all chunks, text of those that have room for it."""
     chunks = snap.chunks
     high, low = (chunks.base_addr >> np.uint64(32)).astype(np.uint32), chunks.base_addr.astype(np.uint32)
     text = {name: [""] * len(chunks) for name in ("name", *_TEXTS)}
     beside = dict(zip(_TEXTS, text_columns(chunks), strict=True))
-    for row in labelled:
+    for row in texts:
         text["name"][row] = chunk_label(int(chunks.ordinal[row]))
         for name, column in beside.items():
             text[name][row] = _fitted(name, column.words(row), column.width)
@@ -312,7 +318,7 @@ def _search_columns(snap: Snapshot, rows: slice) -> dict[str, Ints]:
     return {"x": snap.chunks.first_free_off[row] / KIB, "y": row + 0.5 + HALF}
 
 
-def _labelled(rows: slice) -> range:
+def _regular(rows: slice) -> range:
     """The rows that get text: all, or every so many, the first as far from the heading as from the next."""
     step = max(-(-(rows.stop - rows.start) // MAX_TEXTS), 1)
     return range(rows.start + step // 2, rows.stop, step)

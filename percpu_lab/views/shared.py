@@ -72,6 +72,18 @@ def put_in_place(frame: Frame) -> None:
         model.update(**attrs)
 
 
+def labelled(rows: range, focus: int | None) -> list[int]:
+    """Choose the rows that get text: every so many of them, but the one in focus in place of those next to it.
+
+    >>> labelled(range(0, 20, 4), 6), labelled(range(0, 20, 4), None)
+    ([0, 6, 12, 16], [0, 4, 8, 12, 16])
+    """
+    chosen = list(rows)
+    if focus is None or focus in rows:
+        return chosen
+    return sorted([focus, *(row for row in chosen if abs(row - focus) >= rows.step)])
+
+
 def _is_image(column: Any) -> bool:
     return isinstance(column, np.ndarray) and column.ndim == 2
 

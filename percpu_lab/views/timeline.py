@@ -42,7 +42,17 @@ from ._words import (
     timeline_status,
 )
 from .live import FigureEvent, Frame
-from .shared import ORIGIN, STILL_IN_USE, FollowedRange, Shared, add_outlines, on_hover, on_tap, origin_columns
+from .shared import (
+    ORIGIN,
+    STILL_IN_USE,
+    FollowedRange,
+    Shared,
+    add_outlines,
+    labelled,
+    on_hover,
+    on_tap,
+    origin_columns,
+)
 
 BUDGET = 4000
 MOST_BINS = 512  # of a picture
@@ -188,18 +198,21 @@ class Timeline:
         lane = nr_bands + lane_height / 2
         props = self._y.extend(0, nr_bands + lane_height)
         step = max(-(-nr_bands // MAX_LABELS), 1)
-        labelled = [band for band in range(0, len(self._bands), step) if lane - band - 0.5 >= NEAREST_LABEL * step]
+        chunk = self._shared.selection.chunk
+        focus = self._bands.index(chunk) if chunk in self._bands else None
+        texts = labelled(range(0, len(self._bands), step), focus)
+        texts = [band for band in texts if lane - band - 0.5 >= NEAREST_LABEL * step]
         rows = self._rows_in_sight(lives)
         is_picture = rows is None
         sources: dict[ColumnDataSource, Any] = {
             self._areas: self._area_columns(columns, lives, rows),
             self._notes: _note_columns(columns.annotations, window, nr_bands + lane_height),
-            self._band_rows: _band_columns(lives, labelled),
+            self._band_rows: _band_columns(lives, texts),
             self._image: self._image_columns(lives, is_needed=is_picture),
         }
         for event, source in self._marks.items():
             sources[source] = _mark_columns(lives, event, lane)
-        props[self._ticker] = {"ticks": [*(band + 0.5 for band in labelled), lane]}
+        props[self._ticker] = {"ticks": [*(band + 0.5 for band in texts), lane]}
         props[self._now] = {"location": snap.op}
         props[self.figure.xaxis[0]] = {"axis_label": time_label(columns.annotations)}
         props |= {item: {"visible": columns.annotations is not None} for item in self._note_items}
@@ -258,12 +271,12 @@ def _area_columns(lives: Lifetimes, part: Ints) -> dict[str, Ints]:
     return dict(zip(_AREAS, columns, strict=True))
 
 
-def _band_columns(lives: Lifetimes, labelled: Sequence[int]) -> dict[str, Any]:
+def _band_columns(lives: Lifetimes, texts: Sequence[int]) -> dict[str, Any]:
     """Numbers of all bands, names of those that have room for it."""
     nr_bands = len(lives.bands)
     row = np.arange(nr_bands)
     names = [""] * nr_bands
-    for band in labelled:
+    for band in texts:
         names[band] = band_label(int(lives.bands[band]), int(lives.span_bytes[band]))
     edge = np.full(nr_bands, 0.4 if nr_bands <= MAX_EDGES else 0.0, np.float32)
     columns = (
