@@ -343,6 +343,7 @@ def close_tree(widget: ipywidgets.Widget) -> None:
 
 def _take_closed_widgets_out_of_boxes() -> None:
     """Leave no open box with a closed widget in it: a page that is loaded again could not show any of its widgets."""
+    # a widget does not know its boxes, and ipywidgets has no public list of those that are open
     for box in list(_open_widgets.values()):
         if isinstance(box, ipywidgets.Box) and any(child.comm is None for child in box.children):
             box.children = tuple(child for child in box.children if child.comm is not None)

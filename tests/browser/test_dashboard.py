@@ -119,7 +119,6 @@ def test_a_refused_free_says_why_and_changes_nothing(board):
 def test_views_come_back_after_a_reload(board):
     board.execute("_ = a.alloc_percpu(128)")
     board.wait_for(f"{SHOWN_OP} === 1")
-    board.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
     board.reload()
     board.wait_for_canvas(4)
     board.wait_for(f"{SHOWN_OP} === 1")

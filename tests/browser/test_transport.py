@@ -57,6 +57,15 @@ WATCH = f"""(() => {{
 BLUE = "#0072b2"
 
 
+def shown(opener, *cells):
+    """Fill or open a notebook with the set-up and some cells, the first of which has shown its figure."""
+    notebook = opener(SETUP, *cells)
+    notebook.run(0)
+    notebook.run(1)
+    notebook.wait_for_canvas()
+    return notebook
+
+
 def comms(notebook):
     return notebook.value("len(comm.get_comm_manager().comms)")
 
@@ -105,10 +114,7 @@ def new_events(notebook, kind):
 
 
 def test_a_figure_appears(fill_notebook):
-    notebook = fill_notebook(SETUP, SHOW)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, SHOW)
     assert notebook.colours()[BLUE] > 5000
     assert notebook.text(1) == "LiveFigure('bars')"
 
@@ -116,10 +122,7 @@ def test_a_figure_appears(fill_notebook):
 @pytest.mark.parametrize("answers", ["at once", "after the cell"])
 def test_frames_are_painted_while_a_cell_runs_and_the_last_one_after_it(fill_notebook, answers):
     held_back = "live.comm._reply_subshell_for = lambda data, asked_for: None\n"  # as without subshells
-    notebook = fill_notebook(SETUP, SHOW, BUSY if answers == "at once" else held_back + BUSY)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, SHOW, BUSY if answers == "at once" else held_back + BUSY)
     notebook.js(WATCH)
     notebook.run(2)
     last = notebook.value("state.n")
@@ -207,10 +210,7 @@ live = LiveFigure(plot)
 slider.observe(lambda change: live.frame({source: columns(change.new, change.new)}), "value")
 ipywidgets.VBox([slider, live])
 """
-    notebook = fill_notebook(SETUP, show)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, show)
     before = notebook.colours()[BLUE]
     handle = notebook.page.locator(".noUi-handle").first.bounding_box()
     x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
@@ -222,10 +222,7 @@ ipywidgets.VBox([slider, live])
 
 
 def test_second_view_and_reloaded_page_show_the_newest_columns(fill_notebook):
-    notebook = fill_notebook(SETUP, SHOW, "live")
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, SHOW, "live")
     notebook.execute("live.frame({source: columns(7)}, {plot.title: {'text': 'seven'}})")
     notebook.wait_for(f"{SEQ} === 7")
     notebook.run(2)
@@ -252,10 +249,7 @@ def test_a_reloaded_page_shows_a_figure_whose_box_has_been_made_twice(fill_noteb
 
 
 def test_twenty_runs_of_a_cell_leave_one_figure(open_notebook):
-    notebook = open_notebook(SETUP, "source, plot = make()\n" + SHOW.replace("\nlive", PUBLISH) + "live", "1 + 1")
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(open_notebook, "source, plot = make()\n" + SHOW.replace("\nlive", PUBLISH) + "live", "1 + 1")
     nr_comms, nr_sources = comms(notebook), sources(notebook)
     for _ in range(20):
         notebook.run(1)
@@ -269,10 +263,7 @@ def test_twenty_runs_of_a_cell_leave_one_figure(open_notebook):
 
 
 def test_figure_of_a_deleted_cell_is_closed(fill_notebook):
-    notebook = fill_notebook(SETUP, SHOW, "1 + 1")
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, SHOW, "1 + 1")
     notebook.page.evaluate("() => jupyterapp.commands.execute('notebook:delete-cell')")
     notebook.run(1)
     assert notebook.value("live.closed") is True
@@ -288,10 +279,7 @@ plot.image_rgba(image="image", x="x", y="y", dw="dw", dh="dh", source=image)
 live = LiveFigure(plot)
 live
 """
-    notebook = fill_notebook(SETUP, show)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, show)
     for height, width, colour, name in [(100, 800, 0xFF0000AA, "#aa0000"), (7, 13, 0xFF00BB00, "#00bb00")]:
         notebook.execute(f"live.frame({{image: pixels({height}, {width}, {colour})}})")
         notebook.wait_for(f"String(labModel('image').get_column('image')[0].shape) === '{height},{width}'")
@@ -310,10 +298,7 @@ plot.scatter("odd", "odd", source=image)
 live = LiveFigure(plot)
 live
 """
-    notebook = fill_notebook(SETUP, show)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, show)
     notebook.execute("live.frame({image: {'odd': odd, 'image': [codes] * 4 + [codes.T]}})")
     notebook.wait_for("labModel('image').get_column('image').length === 5")
     column = "labModel('image').get_column('image').map((picture) => [picture.shape.join(), [...picture].join()])"
@@ -324,10 +309,7 @@ live
 def test_plot_out_of_sight_is_painted_when_it_comes_into_sight(fill_notebook):
     far_below = "import ipywidgets\nlive = LiveFigure(plot)\n"
     far_below += "ipywidgets.VBox([ipywidgets.Box(layout={'min_height': '3000px'}), live])"
-    notebook = fill_notebook(SETUP, far_below)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, far_below)
     scroll = "(labFind((e) => e.matches({!r}))[0].scrollIntoView(), true)"
     notebook.js(scroll.format("canvas"))
     notebook.wait_for(f"labColours(0)['{BLUE}'] > 5000")
@@ -342,10 +324,7 @@ def test_plot_out_of_sight_is_painted_when_it_comes_into_sight(fill_notebook):
 
 
 def test_axis_makes_room_for_longer_numbers_when_frames_pause(fill_notebook):
-    notebook = fill_notebook(SETUP, SHOW)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, SHOW)
     left = "labModels().filter(([, m]) => m.name === 'plot').map(([doc, m]) => doc.views_manager.find_one(m))"
     left += "[0].frame.bbox.left"
     before = notebook.js(left)
@@ -354,10 +333,7 @@ def test_axis_makes_room_for_longer_numbers_when_frames_pause(fill_notebook):
 
 
 def test_kernel_that_ends_before_a_frame_was_acknowledged_is_not_complained_about(open_notebook):
-    notebook = open_notebook(SETUP, SHOW)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(open_notebook, SHOW)
     notebook.js(
         "window.labSetTimeout = window.setTimeout, window.labLate = [],"
         "window.setTimeout = (call, delay, ...rest) => delay === 500 ? labLate.push(call)"
@@ -394,18 +370,12 @@ state.n = 1
 
 
 def test_bokeh_widgets_are_loaded_where_they_are_used(fill_notebook):
-    notebook = fill_notebook(SETUP, "LiveFigure(column(Div(text='a bokeh widget', name='div'), plot))")
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, "LiveFigure(column(Div(text='a bokeh widget', name='div'), plot))")
     notebook.wait_for("labFind((e) => e.textContent === 'a bokeh widget').length > 0")
 
 
 def test_notebook_file_stays_small(fill_notebook, lab):
-    notebook = fill_notebook(SETUP, SHOW)
-    notebook.run(0)
-    notebook.run(1)
-    notebook.wait_for_canvas()
+    notebook = shown(fill_notebook, SHOW)
     notebook.save()
     newest = max(lab[1].glob("test*.ipynb"), key=lambda path: path.stat().st_mtime_ns)
     assert "widget-view" in newest.read_text()
