@@ -353,22 +353,23 @@ def _areas(form: _Form, words: Ints, unit: Unit, chunk_kind: Ints) -> AreaColumn
     kind[last] = OUTSIDE
     kind[first[form.has_prefix.astype(bool)]] = STATIC
     is_split = (chunk_kind == FIRST_CHUNK) & (kind[first] == STATIC) & (size[first] > unit.static_size & ~1)
-    chunk = np.repeat(np.arange(len(count)), count)
+    chunk = np.repeat(np.arange(len(count), dtype=np.int32), count)
     return _parted(chunk, off, size, words, kind, first[is_split], unit.static_size & ~1)
 
 
 def _parted(chunk: Ints, off: Ints, size: Ints, words: Ints, kind: Ints, split: Ints, static: int) -> AreaColumns:
     """Leave out what is empty, and part the prefix of the first chunk into static and reserved."""
-    keep = np.flatnonzero(size > 0)
-    at = np.searchsorted(keep, split)
-    keep = np.insert(keep, at, split)
-    chunk, off, size, kind, words = (column.take(keep) for column in (chunk, off, size, kind, words))
-    off[at + 1], size[at + 1], kind[at + 1] = static, size[at + 1] - static, RESERVED
-    size[at] = static
+    keep = size > 0
+    at = np.cumsum(keep)[split] - 1 if len(split) else split
+    kept = (column[keep] for column in (chunk, off, size, kind, words))  # a mask copies whole runs
+    chunk, off, size, kind, words = (np.insert(column, at, column[at]) if len(at) else column for column in kept)
+    if len(at):
+        off[at + 1], size[at + 1], kind[at + 1] = static, size[at + 1] - static, RESERVED
+        size[at] = static
     birth = words >> 16
     birth -= words == 0  # no allocation has no word
     words &= 0xFFFF
-    return AreaColumns(chunk, off, size, words, birth, kind)
+    return AreaColumns(chunk, off, size, words.astype(np.int32), birth, kind)
 
 
 def _chunks(

@@ -172,8 +172,8 @@ class KeptAreas:
             return np.concatenate([read[a - behind : b - behind] if a >= behind else kept[a:b] for a, b in pieces])
 
         names = ("off_bytes", "size_bytes", "requested_bytes", "birth", "kind")
-        columns = AreaColumns(np.repeat(np.arange(len(count)), count), *(column(name) for name in names))
-        return columns, np.append(0, np.cumsum(count))
+        chunk = np.repeat(np.arange(len(count), dtype=np.int32), count)
+        return AreaColumns(chunk, *(column(name) for name in names)), np.append(0, np.cumsum(count))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,9 @@ def coverage(row: Ints, start: Ints, end: Ints, nr_rows: int, nr_bins: int) -> S
         whole = edge.astype(np.int64)
         late = (edge - whole) * sign
         at = row * width + whole
-        steps += np.bincount(at, sign - late, minlength=len(steps))
-        steps[1:] += np.bincount(at, late, minlength=len(steps))[:-1]
-    return steps.cumsum().reshape(nr_rows, width)[:, :nr_bins]
+        np.add.at(steps, at, sign - late)
+        np.add.at(steps, at + 1, late)
+    return np.cumsum(steps, out=steps).reshape(nr_rows, width)[:, :nr_bins]
 
 
 def unit_image(snap: Snapshot, nr_bins: int, start_bytes: float, end_bytes: float, rows: slice | None = None) -> Codes:
@@ -249,12 +249,16 @@ class LiveSteps:
         steps[1:-1][~np.repeat(is_kept, int(form.per_band))[: form.nr_rows]] = 0
 
     def _add(self, steps: Shares, lives: Lifetimes, is_new: Ints, form: PictureForm) -> None:
-        live = lives.live if is_new.all() else lives.live[is_new[lives.areas.chunk[lives.live]]]
-        for part in _blocks(0, len(live)):
-            rows, areas = live[part], lives.areas
-            place = lives.chunk_band[areas.chunk[rows]], areas.off_bytes[rows], areas.size_bytes[rows]
-            left = form.bins(areas.birth[rows], form.nr_bins).astype(np.intp)
-            self._has_tall |= _add_steps(steps, left, *form.rows(lives, *place))
+        if len(lives.live) == 0:
+            return
+        areas = lives.areas
+        edges = np.flatnonzero(np.diff(is_new, prepend=False, append=False))  # of runs of such chunks
+        bounds = np.searchsorted(areas.chunk, edges).reshape(-1, 2).tolist()
+        for part in (part for first, end in bounds for part in _blocks(first, end)):
+            size = areas.size_bytes[part] * (areas.kind[part] == IN_USE)  # nearly all are: quicker than to choose them
+            low, height = form.rows(lives, lives.chunk_band[areas.chunk[part]], areas.off_bytes[part], size)
+            left = form.bins(areas.birth[part], form.nr_bins).astype(np.intp)
+            self._has_tall |= _add_steps(steps, left, low, height)
 
 
 def lifetime_image(lives: Lifetimes, form: PictureForm, kept: LiveSteps | None = None) -> Codes:
