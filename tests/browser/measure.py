@@ -108,28 +108,40 @@ def test_measure(open_notebook):
 
 ROUNDS = 8
 IDLE_MS = 2500  # before each loop: behind a pause a processor is slower for a tenth of a second and more
-# Each in a new notebook: browsers and collectors are quicker with what they have seen. Rounds without the garbage
-# collector say what views cost alone; while views are open a full collection goes through less (views/_collector.py).
+# Each in a new notebook, browsers and collectors being quicker with what they have seen, and from cell to cell in the
+# same way: where another cell becomes the active one, JupyterLab has work to do, and takes a tenth of the loop's time.
+# Pointers that are kept make the garbage collector go through everything, which is less while views are open
+# (views/_collector.py); loops that drop theirs, or do without the collector, say what views cost alone.
 ALLOCATE = """
 import gc, time
 import numpy as np
 import percpu_lab as lab
 
-is_collecting = True
-
-def loop(allocator):
-    if not is_collecting:
-        gc.disable()
-    start, pointers = time.perf_counter(), []
+def keep(allocator):
+    pointers = []
     for _ in range(100_000):
         pointers.append(allocator.alloc_percpu(64))
-    seconds = time.perf_counter() - start
+
+def drop(allocator):
+    for _ in range(100_000):
+        allocator.alloc_percpu(64)
+
+def keep_without_gc(allocator):
+    gc.disable()
+    keep(allocator)
     gc.enable()
-    return seconds
+
+def seconds(loop, allocator):
+    start = time.perf_counter()
+    loop(allocator)
+    return time.perf_counter() - start
 """
-ALONE = "alone = loop(lab.Allocator(jit='wait'))"
+LOOPS = ("keep", "drop", "keep_without_gc")
+FIRST_LOOP = "first = seconds(loop, lab.Allocator(jit='wait'))"  # takes longer than the others of a kernel
+NO_BOARD = "a = lab.Allocator(jit='wait')"
 SHOW_BOARD = "a = lab.Allocator(jit='wait')\nboard = lab.watch(a)\nboard"
-WATCHED = "before = board.figure._seq\nwatched = loop(a)\nsent = board.figure._seq - before"
+LOOP_ALONE = "taken = seconds(loop, a)"
+WATCHED = f"before = board.figure._seq\n{LOOP_ALONE}\nsent = board.figure._seq - before"
 FRAMES = """
 import asyncio
 
@@ -178,32 +190,44 @@ def processor_ms():
 
 
 def test_measure_dashboard(open_notebook):
-    rounds = {True: [], False: []}
-    for number in range(2 * ROUNDS):
-        is_collecting = number % 2 == 0
-        notebook = open_notebook(ALLOCATE, ALONE, SHOW_BOARD, WATCHED)
-        notebook.run(0)
-        notebook.execute(f"is_collecting = {is_collecting}")
-        rounds[is_collecting].append(one_round(notebook))
-        notebook.close()
-        sys.stdout.write("\n" + "with gc, " * is_collecting + said(*rounds[is_collecting][-1]))
-    for is_collecting, results in rounds.items():
+    rounds = {loop: [] for loop in LOOPS}
+    for _ in range(ROUNDS):
+        for loop, results in rounds.items():
+            results.append((time_alone(open_notebook, loop), *time_watched(open_notebook, loop)))
+            sys.stdout.write(f"\n{loop}: {said(*results[-1])}")
+    for loop, results in rounds.items():
         alone, watched, nr_sent, _, _ = zip(*results, strict=True)
         before, behind, rate = median(alone), median(watched), sum(nr_sent) / sum(watched)
         sys.stdout.write(
-            f"\n{'with' if is_collecting else 'without'} gc: median {before:.3f} s alone, {behind:.3f} s watched: "
+            f"\n{loop}: median {before:.3f} s alone, {behind:.3f} s watched: "
             f"{behind / before:.2f} times as long, {rate:.1f} frames a second"
         )
     sys.stdout.write("\n")
 
 
-def one_round(notebook):
-    """Seconds of the loop alone and watched, frames sent, moments painted before its end, ms from it to the last."""
-    notebook.run(1)
+def ready(open_notebook, loop, *cells):
+    """A notebook whose last cell is to be measured, and the others are run."""
+    notebook = open_notebook(ALLOCATE, FIRST_LOOP, *cells)
+    notebook.run(0)
+    notebook.execute(f"loop = {loop}")
+    for index in range(1, 1 + len(cells)):
+        notebook.run(index)
+    return notebook
+
+
+def time_alone(open_notebook, loop):
+    """Seconds of the loop without views."""
+    notebook = ready(open_notebook, loop, NO_BOARD, LOOP_ALONE)
     notebook.page.wait_for_timeout(IDLE_MS)
-    notebook.run(1)  # once more: the first loop of a kernel takes longer
-    alone = notebook.value("alone")
-    notebook.run(2)
+    notebook.run(3)
+    taken = notebook.value("taken")
+    notebook.close()
+    return taken
+
+
+def time_watched(open_notebook, loop):
+    """Seconds of the watched loop, frames sent, moments painted before its end, ms from it to the last."""
+    notebook = ready(open_notebook, loop, SHOW_BOARD, WATCHED)
     notebook.wait_for_canvas(4)
     notebook.page.wait_for_timeout(IDLE_MS)
     notebook.js(MOMENTS)
@@ -211,7 +235,9 @@ def one_round(notebook):
     notebook.wait_for("labMoments.at(-1)[0] === '100,000'")
     moments, end = notebook.js("labMoments"), notebook.js("labDoneAt")
     nr_painted = sum(1 for now, _, is_done in moments if not is_done and now not in ("0", "100,000"))
-    return alone, notebook.value("watched"), notebook.value("sent"), nr_painted, moments[-1][1] - end
+    taken = notebook.value("taken"), notebook.value("sent")
+    notebook.close()
+    return *taken, nr_painted, moments[-1][1] - end
 
 
 def said(alone, watched, nr_sent, nr_painted, late):
