@@ -356,7 +356,7 @@ class Allocator:
         return self.per_cpu_ptr(ptr, self._current_cpu)
 
     def _checked_cpu(self, cpu: int) -> int:
-        number = None if isinstance(cpu, bool) or not hasattr(cpu, "__index__") else operator.index(cpu)
+        number = _index(cpu)
         if number is None or number not in self.geometry.info.unit_offset:
             raise RequestError(
                 f"CPU {shown(cpu)} is not possible",
@@ -454,8 +454,16 @@ def _as_geometry(geometry: Geometry | AllocInfo | str) -> Geometry:
     return geometry
 
 
+def _index(value: object) -> int | None:
+    """Give a whole number, or None for what is none; an array has __index__, too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def _checked_ring(value: object) -> int:
-    nr_events = None if isinstance(value, bool) or not hasattr(value, "__index__") else operator.index(value)
+    nr_events = _index(value)
     if nr_events is None or not 1 <= nr_events <= _MAX_TRACE_EVENTS:
         what = f"{shown(value)} is no number of events that a ring can hold"
         remedy = f"give 1 to {_MAX_TRACE_EVENTS:,}; it is rounded up to a power of two"
@@ -464,10 +472,9 @@ def _checked_ring(value: object) -> int:
 
 
 def _checked_number(value: object, name: str, what: str = "an int") -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise RequestError(f"{shown(value)} is not a whole number", where=name, remedy=f"give {what}") from None
+    number = int(value) if isinstance(value, bool) else _index(value)
+    if number is None:
+        raise RequestError(f"{shown(value)} is not a whole number", where=name, remedy=f"give {what}")
     if not 0 <= number < 1 << 64:
         raise RequestError(f"{shown(number)} does not fit a size_t", where=name, remedy="give 0 to 2^64 - 1")
     return number

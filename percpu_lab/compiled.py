@@ -46,7 +46,7 @@ class _Job:
             self.done.set()
 
 
-def policy(choice: str | None = None) -> str:
+def policy(choice: object = None) -> str:
     """Settle how to run: the given choice, or that of PERCPU_LAB_JIT, or auto; off where numba is missing.
 
     >>> policy("off")
@@ -55,10 +55,11 @@ def policy(choice: str | None = None) -> str:
     Raises:
         LabError: the choice is none of POLICIES.
     """
-    choice = choice or os.environ.get("PERCPU_LAB_JIT") or "auto"
-    if choice not in POLICIES:
+    if choice is None:
+        choice = os.environ.get("PERCPU_LAB_JIT") or "auto"
+    if not isinstance(choice, str) or choice not in POLICIES:
         raise LabError(
-            f"unknown policy {choice!r}", where="PERCPU_LAB_JIT or jit=", remedy=f"use one of {', '.join(POLICIES)}"
+            f"unknown policy {choice!r:.60}", where="PERCPU_LAB_JIT or jit=", remedy=f"use one of {', '.join(POLICIES)}"
         )
     return choice if importlib.util.find_spec("numba") else "off"
 

@@ -99,7 +99,7 @@ class Engine(Rich, EngineArrays):
         auto_balance: bool = False,
         jit: str | None = None,
     ) -> None:
-        model = model_named(kernel or geometry.kernel.name)
+        model = model_named(geometry.kernel.name if kernel is None else kernel)
         geometry = booted_by(geometry, model.kernel)
         super().__init__(geometry, model, stats, ring_capacity)
         self.log: list[tuple[int, str]] = [(-1, line) for line in geometry.boot_log]

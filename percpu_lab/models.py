@@ -254,7 +254,7 @@ BITMAP = Model(V6_12, bitmap, np.int64, _bitmap_sizes, _bitmap_chunk)
 MODELS: Mapping[str, Model] = MappingProxyType({model.name: model for model in (AREA_MAP, BITMAP)})
 
 
-def model_named(name: str) -> Model:
+def model_named(name: object) -> Model:
     """Find the model of a kernel.
 
     >>> model_named("v6.12-bitmap").module_name
@@ -263,8 +263,9 @@ def model_named(name: str) -> Model:
     Raises:
         RequestError: no engine decides as this kernel did.
     """
-    if name not in MODELS:
-        raise RequestError(f"no engine for kernel {name!r}", where="kernel", remedy=f"choose from: {', '.join(MODELS)}")
+    if not isinstance(name, str) or name not in MODELS:
+        remedy = f"choose from: {', '.join(MODELS)}"
+        raise RequestError(f"no engine for kernel {name!r:.60}", where="kernel", remedy=remedy)
     return MODELS[name]
 
 

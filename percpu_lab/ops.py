@@ -90,24 +90,26 @@ class Ops(RichTable):
 
         >>> Ops.alloc(np.arange(3), 16).array[2].tolist()
         [16, 16, 16]
+
+        Raises:
+            RequestError: what is given are no integers of up to 64 bits, or not as many as there are ids.
         """
-        array = np.zeros((L.NR_OPS_COLUMNS, len(ids)), np.int64)
-        array[L.OPS_KIND] = L.OP_ALLOC
-        array[L.OPS_ID] = ids
-        array[L.OPS_SIZE] = size
-        array[L.OPS_ALIGN] = align
-        array[L.OPS_FLAGS] = (
-            np.asarray(reserved, np.int64) * L.FLAG_RESERVED + np.asarray(atomic, np.int64) * L.FLAG_ATOMIC
-        )
+        array = _ops_of(L.OP_ALLOC, ids)
+        nr_ids = array.shape[1]
+        array[L.OPS_SIZE] = _integers(size, "size", nr_ids)
+        array[L.OPS_ALIGN] = _integers(align, "align", nr_ids)
+        flags = _flags(reserved, "reserved", nr_ids) * L.FLAG_RESERVED
+        array[L.OPS_FLAGS] = flags + _flags(atomic, "atomic", nr_ids) * L.FLAG_ATOMIC
         return cls(array)
 
     @classmethod
     def free(cls, ids: np.ndarray) -> Ops:
-        """Make a free for each id."""
-        array = np.zeros((L.NR_OPS_COLUMNS, len(ids)), np.int64)
-        array[L.OPS_KIND] = L.OP_FREE
-        array[L.OPS_ID] = ids
-        return cls(array)
+        """Make a free for each id.
+
+        Raises:
+            RequestError: the ids are no array of integers.
+        """
+        return cls(_ops_of(L.OP_FREE, ids))
 
     @classmethod
     def single(cls, name: str) -> Ops:
@@ -149,6 +151,36 @@ class Ops(RichTable):
     def to_text(self) -> str:
         """Write the script as the text it can be read from."""
         return "".join(_format_op(op, self.names) + "\n" for op in self.array.T.tolist())
+
+
+def _ops_of(kind: int, ids: object) -> np.ndarray:
+    """Make an op of a kind for each id."""
+    numbers = _integers(ids, "ids")
+    if numbers.ndim != 1:
+        raise RequestError(f"{ids!r:.60} is no list of ids", where="Ops, ids", remedy="give one, as np.arange(3)")
+    array = np.zeros((L.NR_OPS_COLUMNS, len(numbers)), np.int64)
+    array[L.OPS_KIND], array[L.OPS_ID] = kind, numbers
+    return array
+
+
+def _integers(values: object, name: str, nr_ids: int | None = None, kinds: str = "iu") -> np.ndarray:
+    """Take integers, one or one an id; those of 2^63 and more become negative."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in kinds:
+        raise RequestError(
+            f"{values!r:.60} is no integer of up to 64 bits, nor an array of them",
+            where=f"Ops, {name}",
+            remedy="give an int, or an array with a dtype of integers",
+        )
+    if nr_ids is not None and array.shape not in ((), (nr_ids,)):
+        raise RequestError(
+            f"{array.size:,} values for {nr_ids:,} ids", where=f"Ops, {name}", remedy="give one, or one an id"
+        )
+    return array.astype(np.int64)
+
+
+def _flags(values: object, name: str, nr_ids: int) -> np.ndarray:
+    return _integers(values, name, nr_ids, kinds="biu").astype(np.bool_)
 
 
 def _pieces(text: str) -> Iterator[list[str]]:

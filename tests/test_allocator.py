@@ -530,7 +530,7 @@ def test_ring_holds_as_many_events_as_asked_for_and_counts_the_rest(jit: str) ->
     assert np.all(np.diff(batch.op) >= 0)
 
 
-@pytest.mark.parametrize("cpu", [True, 1.0, "1", None, [1], -1, 9])
+@pytest.mark.parametrize("cpu", [True, 1.0, "1", None, [1], -1, 9, np.arange(2)])
 def test_what_is_no_possible_cpu_is_refused(a: Allocator, cpu: Any) -> None:
     p = a.alloc_percpu(8)
     with pytest.raises(RequestError, match="is not possible; choose from"):

@@ -143,11 +143,11 @@ def test_argument_wins_over_environment(
     assert compiled.policy(choice) == policy
 
 
-@pytest.mark.parametrize(("choice", "environment"), [("on", "off"), (None, "1"), (None, "OFF")])
-def test_unknown_policy_is_refused(monkeypatch: pytest.MonkeyPatch, choice: str | None, environment: str) -> None:
+@pytest.mark.parametrize(("choice", "environment"), [("on", "off"), (None, "1"), (None, "OFF"), (b"1", "off")])
+def test_unknown_policy_is_refused(monkeypatch: pytest.MonkeyPatch, choice: object, environment: str) -> None:
     monkeypatch.setenv("PERCPU_LAB_JIT", environment)
     with pytest.raises(
-        LabError, match=r"PERCPU_LAB_JIT or jit=: unknown policy '(on|1|OFF)'; use one of auto, off, wait"
+        LabError, match=r"PERCPU_LAB_JIT or jit=: unknown policy b?'(on|1|OFF)'; use one of auto, off, wait"
     ):
         Engine(GEOMETRY, jit=choice)
 

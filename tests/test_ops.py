@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,6 +131,32 @@ def columns(kind: int, number: int = 0, size: int = 0, align: int = 0) -> np.nda
 def test_array_that_is_no_script_is_refused(array: np.ndarray) -> None:
     with pytest.raises(RequestError, match=r"^Ops: "):
         Ops(array)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Ops.alloc(None, 8), "ids: None is no integer"),
+        (lambda: Ops.alloc(3, 8), "ids: 3 is no list of ids"),
+        (lambda: Ops.alloc(["a"], 8), r"ids: \['a'\] is no integer"),
+        (lambda: Ops.alloc(np.arange(3), "x"), "size: 'x' is no integer"),
+        (lambda: Ops.alloc(np.arange(3), 8.5), "size: 8.5 is no integer"),
+        (lambda: Ops.alloc(np.arange(3), 1 << 64), "size: 18446744073709551616 is no integer of up to 64 bits"),
+        (lambda: Ops.alloc(np.arange(3), np.arange(2)), "size: 2 values for 3 ids"),
+        (lambda: Ops.alloc(np.arange(3), 8, [4, 4]), "align: 2 values for 3 ids"),
+        (lambda: Ops.alloc(np.arange(3), 8, atomic="no"), "atomic: 'no' is no integer"),
+        (lambda: Ops.free(7), "ids: 7 is no list of ids"),
+        (lambda: Ops.free(np.array([0.5])), "ids: array"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(make: Callable[[], Ops], complaint: str) -> None:
+    with pytest.raises(RequestError, match=f"^Ops, {complaint}"):
+        make()
+
+
+def test_sizes_of_64_bits_and_flags_one_an_id_are_taken() -> None:
+    ops = Ops.alloc([0, 1], 1 << 63, np.array([8, 16], np.uint8), reserved=[True, False], atomic=np.array([0, 1]))
+    assert ops.to_text() == "alloc 0 9223372036854775808 8 1 0\nalloc 1 9223372036854775808 16 0 1\n"
 
 
 @pytest.fixture(params=["off", "wait"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from percpu_lab.errors import TraceFormatError
+from percpu_lab.errors import RequestError, TraceFormatError
 from percpu_lab.kernels import KERNEL_VERSIONS, STATS_LAYOUTS
 from percpu_lab.stats import AllocInfoStats, ChunkStatsV5, PercpuStats, UnknownLine, read_stats_texts
 from percpu_lab.stats.values import types_of
@@ -123,3 +123,9 @@ def test_every_row_of_the_table_has_a_layout_that_reads_back() -> None:
         first: Any = chunk("first", *range(len(row.stats.chunk)))  # type: ignore[arg-type]
         stats = PercpuStats(info, global_(*range(len(row.stats.global_))), (first,), row.stats.name)
         assert PercpuStats.from_text(stats.text()) == stats
+
+
+@pytest.mark.parametrize("text", [None, 5, b"Percpu Memory Statistics"])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    with pytest.raises(RequestError, match=r"^percpu_stats: .* is no text; give a str"):
+        PercpuStats.from_text(text)

@@ -23,6 +23,7 @@ from .info import (
     GroupInfo,
     cpu_ids,
     shown,
+    whole_number,
 )
 
 VMALLOC_SIZE = 32 << 40  # x86-64 with four levels of page tables
@@ -108,6 +109,8 @@ class Geometry:
             GeometryError: the kernel would refuse the layout.
         """
         ids = cpu_ids(nr_cpus)
+        given = {"unit_size": unit_size, "static_size": static_size, "reserved_size": reserved_size}
+        unit_size, static_size, reserved_size = (whole_number(name, value) for name, value in given.items())
         if dyn_size is None:
             dyn_size = unit_size - static_size - reserved_size
             if dyn_size < V4_13.dynamic_early_size:
@@ -149,7 +152,7 @@ class Geometry:
         info = pcpu_build_alloc_info(static_size, reserved_size, dyn_size, atom_size, cpus=topology, kernel=kernel)
         areas = _boot_areas(info, topology, memory)
         base = min(areas)
-        log = _distance_warning(info, areas, vmalloc_size)
+        log = _distance_warning(info, areas, whole_number("vmalloc_size", vmalloc_size))
         if log and page_built_in:
             _give_back(info, areas, memory)
             raise GeometryError(log[0], where="pcpu_embed_first_chunk (-EINVAL)",

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ..errors import TraceFormatError
+from ..errors import RequestError, TraceFormatError
 from ..kernels import STATS_LAYOUTS, StatsLayout
 from ..rich import Rich
 from .values import HEADING, TITLES, AllocInfoStats, ChunkKind, PercpuStats, UnknownLine, types_of
@@ -59,7 +59,10 @@ def read_stats_texts(text: str, *, where: str = "percpu_stats") -> tuple[StatsTe
 
     Raises:
         TraceFormatError: there is none, or one is damaged; names the line.
+        RequestError: what is given is no text.
     """
+    if not isinstance(text, str):
+        raise RequestError(f"{text!r:.60} is no text", where=where, remedy="give a str: Path(name).read_text()")
     lines = [(number, _QUOTES.sub("", line).strip()) for number, line in enumerate(text.split("\n"), 1)]
     starts = [at for at, (_, line) in enumerate(lines) if line == HEADING]
     if not starts:
