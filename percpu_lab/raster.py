@@ -86,6 +86,38 @@ def unit_image(snap: Snapshot, nr_bins: int, start_bytes: float, end_bytes: floa
     return image
 
 
+class LiveUnits:
+    """A picture of units of which the rows serve again as far down as no chunk has changed since the last one.
+
+        rows   | chunk 0 | chunk 2 | chunk 5 |         as they stood at the last picture
+               | chunk 0 | chunk 2 | chunk 6 | ...     now: those of the first two are kept, if neither has changed
+
+    Invariant: a row is kept only in a picture of the same bytes and bins, and below none that is new.
+    """
+
+    def __init__(self) -> None:
+        self._form: tuple[int, float, float] | None = None
+        self._op = 0
+        self._ordinals = np.zeros(0, np.int64)
+        self._image = np.zeros((0, 0), np.uint8)
+
+    def image(self, snap: Snapshot, nr_bins: int, start_bytes: float, end_bytes: float, rows: slice) -> Codes:
+        """Draw the same as unit_image."""
+        first, last, _ = rows.indices(len(snap.chunks))
+        form, ordinals = (nr_bins, start_bytes, end_bytes), snap.chunks.ordinal[first:last]
+        nr_kept = 0
+        if form == self._form and snap.op >= self._op:
+            most = min(len(ordinals), len(self._ordinals))
+            changed = snap.chunks.changed[first : first + most]
+            is_new = (ordinals[:most] != self._ordinals[:most]) | (changed < 0) | (changed >= self._op)
+            nr_kept = int(is_new.argmax()) if is_new.any() else most
+        image = unit_image(snap, nr_bins, start_bytes, end_bytes, slice(first + nr_kept, last))
+        if nr_kept:
+            image = np.concatenate([self._image[:nr_kept], image])
+        self._form, self._op, self._ordinals, self._image = form, snap.op, ordinals, image
+        return image
+
+
 def _bins(
     areas: AreaColumns, chosen: Ints, first: int, start: float, scale: float, nr_bins: int
 ) -> tuple[Ints, Ints, Ints]:
@@ -249,7 +281,7 @@ class LiveSteps:
         steps[1:-1][~np.repeat(is_kept, int(form.per_band))[: form.nr_rows]] = 0
 
     def _add(self, steps: Shares, lives: Lifetimes, is_new: Ints, form: PictureForm) -> None:
-        if len(lives.live) == 0:
+        if lives.nr_live == 0:
             return
         areas = lives.areas
         edges = np.flatnonzero(np.diff(is_new, prepend=False, append=False))  # of runs of such chunks

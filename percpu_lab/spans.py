@@ -71,7 +71,7 @@ class Lifetimes(Frozen):
         window: first op and op behind the last.
         now: ops done.
         freed: the areas that are not in use now.
-        areas, live: all areas of the snapshot, and the rows of those that are in use.
+        areas, nr_live: all areas of the snapshot, and how many of those that are in use began before the window's end.
         chunk_band, changed: of each chunk of the snapshot, its band, and the op of its last change (see ChunkColumns).
         bands: ordinals of the chunks met, ascending.
         band_birth, band_death: ops in which each of these chunks was created and destroyed, clipped to the window.
@@ -85,7 +85,7 @@ class Lifetimes(Frozen):
     unit: Unit
     freed: Freed
     areas: AreaColumns
-    live: Ints
+    nr_live: int
     chunk_band: Ints
     changed: Ints
     bands: Ints
@@ -98,12 +98,19 @@ class Lifetimes(Frozen):
     span_bytes: Ints
 
     def __len__(self) -> int:
-        return len(self.freed) + len(self.live)
+        return len(self.freed) + self.nr_live
 
     @property
     def nr_freed(self) -> int:
         """Count the areas that are not in use now."""
         return len(self.freed)
+
+    @cached_property
+    def live(self) -> Ints:
+        """The rows of the snapshot's areas that are in use."""
+        if self.nr_live == 0:
+            return np.zeros(0, np.intp)
+        return np.flatnonzero(_is_live(self.areas, self.now, self.window))
 
     @cached_property
     def birth(self) -> Ints:
@@ -133,7 +140,7 @@ class Lifetimes(Frozen):
     @property
     def death(self) -> Ints:
         """The op of each area's free; of an area in use the number of ops done."""
-        return np.concatenate([self.freed.freed_at, np.full(len(self.live), self.now)])
+        return np.concatenate([self.freed.freed_at, np.full(self.nr_live, self.now)])
 
     @property
     def ordinal(self) -> Ints:
@@ -191,9 +198,7 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
     is_known = (birth[freed] >= 0) | (birth[freed] <= EARLY)
     known, unknown = freed[is_known], freed[~is_known]
     areas = snap.areas
-    live = np.flatnonzero(areas.kind == IN_USE) if snap.op >= start else freed[:0]
-    if snap.op > end:
-        live = live[areas.birth[live] < end]
+    nr_live = int(np.count_nonzero(_is_live(areas, snap.op, (start, end)))) if snap.op >= start else 0
     marks = _marks(events, seen, end)
     bands, freed_band, chunk_band = _bands(ordinal[known], snap.chunks.ordinal, marks.ordinal)
     base, span = _served_bands(snap, bands)
@@ -203,7 +208,7 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         snap.unit,
         freed=Freed(birth[known], op[known], freed_band, events.off[seen][known], events.size[seen][known]),
         areas=areas,
-        live=live,
+        nr_live=nr_live,
         chunk_band=chunk_band.astype(np.int32),
         changed=snap.chunks.changed,
         bands=bands,
@@ -215,6 +220,12 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
         base_bytes=base,
         span_bytes=span,
     )
+
+
+def _is_live(areas: AreaColumns, now: int, window: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Whether each area of a snapshot is in use, and began before the window's end."""
+    is_in_use = areas.kind == IN_USE
+    return np.asarray(is_in_use & (areas.birth < window[1]) if now > window[1] else is_in_use)
 
 
 def served_bytes(snap: Snapshot) -> tuple[Ints, Ints]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_a_picture_made_from_the_last_one_is_the_same(
 ) -> None:
     choice = np.random.default_rng(seed)
     engine = Engine(Geometry.simple(unit_size=32768), jit="off", ring_capacity=64, auto_balance=True)
-    kept, live = R.LiveSteps(), []
+    kept, units, live = R.LiveSteps(), R.LiveUnits(), []
     largest = data.draw(st.sampled_from([3000, 16]))  # words; all small, so that lower bands may be made of higher ones
     for nr_ops in steps:
         for _ in range(nr_ops):
@@ -214,6 +215,27 @@ def test_a_picture_made_from_the_last_one_is_the_same(
         top = data.draw(st.sampled_from([100, 100, 1]))
         form = R.steady_form(lives, most, most, 0, top)
         assert np.array_equal(R.lifetime_image(lives, form, kept), R.lifetime_image(lives, form))
+        first = data.draw(st.integers(0, 2))
+        part = data.draw(st.sampled_from([16, 16, 7])), 0, 32768, slice(first, len(snap.chunks))
+        assert np.array_equal(units.image(snap, *part), R.unit_image(snap, *part))
+
+
+def test_rows_of_chunks_that_have_not_changed_are_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit_image, drawn = R.unit_image, []
+
+    def count(snap: C.Snapshot, nr_bins: int, start: float, end: float, rows: slice) -> Any:
+        drawn.append(rows.stop - rows.start)
+        return unit_image(snap, nr_bins, start, end, rows)
+
+    monkeypatch.setattr(R, "unit_image", count)
+    engine, units, nr_chunks = Engine(Geometry.simple(unit_size=32768), jit="off"), R.LiveUnits(), [0]
+    for _ in range(6):
+        engine.run(Ops.alloc(np.arange(1500), 48), np.zeros(1500, np.int64))
+        snap = C.snapshot(engine)
+        nr_chunks.append(len(snap.chunks))
+        image = units.image(snap, 16, 0, 32768, slice(0, len(snap.chunks)))
+        assert np.array_equal(image, unit_image(snap, 16, 0, 32768))
+    assert drawn == [now - before + (before > 0) for before, now in pairwise(nr_chunks)]  # new ones, and the last one
 
 
 def test_a_picture_of_a_growing_window_is_made_of_the_last_one_and_of_new_areas(

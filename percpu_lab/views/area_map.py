@@ -30,7 +30,7 @@ from bokeh.models import (
 from bokeh.models.annotations import Label
 
 from ..columns import IN_USE, NR_KINDS, UNKNOWN, Columns, Ints, Snapshot, unpopulated
-from ..raster import CODE_NOTHING, unit_image
+from ..raster import CODE_NOTHING, LiveUnits
 from ..session import Selection
 from ..spans import served_bytes
 from ..units import KIB, PAGE_SIZE
@@ -94,6 +94,7 @@ class AreaMap:
         self._rows, self._headings = _source(*_ROWS), _source(*_TEXTS)
         self._cpus = _source("cpu", "offset")
         self._image = _source("image", "x", "y", "dw", "dh")
+        self._units = LiveUnits()
         self._no_page = _source(*_BOX)
         self._search = _source("x", "y")
         plot = _style.make_figure(
@@ -262,7 +263,8 @@ class AreaMap:
             return {name: [] for name in ("image", "x", "y", "dw", "dh")}
         start = max(min(self._x.shown), 0.0)
         end = min(max(self._x.shown), snap.unit.unit_size / KIB)
-        codes = unit_image(snap, int(np.clip(MAX_PIXELS // nr_rows, MIN_BINS, MAX_BINS)), start * KIB, end * KIB, rows)
+        nr_bins = int(np.clip(MAX_PIXELS // nr_rows, MIN_BINS, MAX_BINS))
+        codes = self._units.image(snap, nr_bins, start * KIB, end * KIB, rows)
         if nr_rows <= MAX_LABELS * 3:  # room for a gap between strips
             codes = np.repeat(codes, 5, axis=0)
             codes[4::5] = CODE_NOTHING
