@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .columns import HOLE, IN_USE, OUTSIDE, RESERVED, STATIC, AreaColumns, Ints, Snapshot
+from .columns import HOLE, IN_USE, OUTSIDE, RESERVED, STATIC, UNKNOWN, AreaColumns, Ints, Snapshot
 from .spans import Lifetimes
 
 LEVELS = 20
@@ -105,11 +105,10 @@ class LiveUnits:
         """Draw the same as unit_image."""
         first, last, _ = rows.indices(len(snap.chunks))
         form, ordinals = (nr_bins, start_bytes, end_bytes), snap.chunks.ordinal[first:last]
-        nr_kept = 0
-        if form == self._form and snap.op >= self._op:
+        nr_kept, changed = 0, snap.chunks.changed
+        if form == self._form and snap.op >= self._op and (changed != UNKNOWN).any():  # else nobody keeps it
             most = min(len(ordinals), len(self._ordinals))
-            changed = snap.chunks.changed[first : first + most]
-            is_new = (ordinals[:most] != self._ordinals[:most]) | (changed < 0) | (changed >= self._op)
+            is_new = (ordinals[:most] != self._ordinals[:most]) | (changed[first : first + most] >= self._op)
             nr_kept = int(is_new.argmax()) if is_new.any() else most
         image = unit_image(snap, nr_bins, start_bytes, end_bytes, slice(first + nr_kept, last))
         if nr_kept:

@@ -228,7 +228,8 @@ def test_rows_of_chunks_that_have_not_changed_are_not_drawn_again(monkeypatch: p
         return unit_image(snap, nr_bins, start, end, rows)
 
     monkeypatch.setattr(R, "unit_image", count)
-    engine, units, nr_chunks = Engine(Geometry.simple(unit_size=32768), jit="off"), R.LiveUnits(), [0]
+    geometry = Geometry.simple(unit_size=32768, static_size=4096, reserved_size=4096)  # nothing happens in the reserved
+    engine, units, nr_chunks = Engine(geometry, jit="off"), R.LiveUnits(), [0]
     for _ in range(6):
         engine.run(Ops.alloc(np.arange(1500), 48), np.zeros(1500, np.int64))
         snap = C.snapshot(engine)
