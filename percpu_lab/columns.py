@@ -94,8 +94,7 @@ class ChunkColumns(RichColumns, Frozen):
         contig_hint: as the allocator believes; largest_free_bytes is the truth.
         first_free_off: offset at which a search begins.
         sum_frag, max_frag: bytes of all holes and of the largest hole (spec 8.3).
-        changed: op of the last change of its areas, or of a reading before which ops were undone; UNKNOWN where that is
-            not kept.
+        changed: op of the last change of its areas; UNKNOWN where that is not kept.
     """
 
     ordinal: Ints
@@ -241,8 +240,6 @@ def snapshot(engine: Engine, kept: KeptAreas | None = None) -> Snapshot:
     kind = _chunk_kinds(handles, g)
     areas = _areas(form, words, unit, kind[is_new])
     if kept is not None:
-        if kept.is_undone(engine):
-            head[:, L.CHANGED] = op  # what was drawn of the other past serves nobody
         areas = kept.joined(engine, op, head[:, L.ORDINAL], is_new, areas)
     if not is_counting:
         head[:, L.CHUNK_NR_ALLOC] = np.bincount(areas.chunk[areas.kind == IN_USE], minlength=len(head))

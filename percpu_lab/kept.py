@@ -133,10 +133,6 @@ class KeptAreas:
             return np.ones(len(head), np.bool_)
         return np.asarray((head[:, L.CHANGED] >= self._op) | (self._rows(head[:, L.ORDINAL]) < 0))
 
-    def is_undone(self, engine: Engine) -> bool:
-        """Whether the engine has another past than at the last reading: arrays of earlier took the place of its own."""
-        return self._arrays is not None and self._arrays is not engine.g
-
     def _rows(self, ordinals: Ints) -> Ints:
         """Where chunks stood at the last reading; -1 for those that were not there."""
         order = np.argsort(self._ordinals)

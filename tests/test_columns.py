@@ -239,30 +239,6 @@ def test_rows_of_chunks_that_have_not_changed_are_not_drawn_again(monkeypatch: p
     assert drawn == [now - before + (before > 0) for before, now in pairwise(nr_chunks)]  # new ones, and the last one
 
 
-def test_pictures_of_a_past_that_was_undone_do_not_serve_again() -> None:
-    engine = Engine(Geometry.simple(unit_size=32768), jit="off")
-    kept, units, steps = KeptAreas(), R.LiveUnits(), R.LiveSteps()
-
-    def assert_pictures_are_true() -> None:
-        snap, true = C.snapshot(engine, kept), C.snapshot(engine)
-        part = 16, 0, 32768, slice(0, len(snap.chunks))
-        assert np.array_equal(units.image(snap, *part), R.unit_image(true, *part))
-        lives, true_lives = (S.lifetimes(engine.events(0), now, (0, 128)) for now in (snap, true))
-        form = R.steady_form(lives, 16, 16, 0, 100)
-        assert np.array_equal(R.lifetime_image(lives, form, steps), R.lifetime_image(true_lives, form))
-
-    engine.alloc(64, 8, False, False)
-    before = tuple(array.copy() for array in engine.arrays())
-    engine.run(Ops.alloc(np.arange(2), 8192), np.zeros(2, np.int64))
-    assert_pictures_are_true()
-    engine.adopt(before)
-    for _ in range(9):
-        engine.tick()
-    assert_pictures_are_true()
-    engine.alloc(64, 8, False, False)
-    assert_pictures_are_true()
-
-
 def test_a_picture_of_a_growing_window_is_made_of_the_last_one_and_of_new_areas(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
