@@ -173,6 +173,7 @@ class Snapshot(Rich):
     Args:
         op: ops done so far.
         version: differs between two snapshots that may differ.
+        past: differs between two snapshots of which ops of one were undone before the other.
         populated: empty if populated pages are unknown (nr_populated is UNKNOWN then).
     """
 
@@ -183,6 +184,7 @@ class Snapshot(Rich):
     areas: AreaColumns
     populated: RunColumns
     totals: Totals
+    past: int = 0
 
     def __repr__(self) -> str:
         return f"<Snapshot at op {self.op:,}: {len(self.chunks):,} chunks, {self.nr_in_use:,} areas in use>"
@@ -234,7 +236,7 @@ def snapshot(engine: Engine, kept: KeptAreas | None = None) -> Snapshot:
         form = (_read_bitmaps if engine.model is BITMAP else _read_area_maps)(engine.map, head[is_new])
         words = _words(engine.birth, int(g[L.BIRTH_STRIDE]), head[is_new], form)
         totals, is_counting = _totals(g), bool(g[L.STATS_ON])
-        op = engine.now
+        op, version, past = engine.now, engine.version, engine.past
     unit = Unit.of(engine.geometry.info)
     first_base = engine.geometry.addresses.first_chunk
     kind = _chunk_kinds(handles, g)
@@ -244,7 +246,7 @@ def snapshot(engine: Engine, kept: KeptAreas | None = None) -> Snapshot:
     if not is_counting:
         head[:, L.CHUNK_NR_ALLOC] = np.bincount(areas.chunk[areas.kind == IN_USE], minlength=len(head))
     chunks = _chunks(head, kind, slot, position, first_base, first_free_off, contig_hint, areas)
-    return Snapshot(op, op, unit, chunks, areas, _runs(pages), totals)
+    return Snapshot(op, version, unit, chunks, areas, _runs(pages), totals, past)
 
 
 def _walk(g: Ints, chunk: Ints) -> tuple[Ints, Ints, Ints]:

@@ -102,6 +102,7 @@ class Engine(Rich, EngineArrays):
         model = model_named(geometry.kernel.name if kernel is None else kernel)
         geometry = booted_by(geometry, model.kernel)
         super().__init__(geometry, model, stats, ring_capacity)
+        self.past = 0  # another number, another story; grows by as many ops as are undone
         self.log: list[tuple[int, str]] = [(-1, line) for line in geometry.boot_log]
         self._history = np.zeros((L.NR_HIST_COLUMNS, _HISTORY_ROWS if history else 0), np.int64)
         self._stride = 1
@@ -127,8 +128,10 @@ class Engine(Rich, EngineArrays):
 
     def adopt(self, arrays: tuple[np.ndarray, ...]) -> None:
         """Go on with other arrays: copies that were made of arrays() earlier."""
+        now = self.now
         self.g, self.chunk, self.map, self.birth, self.ring, self.order = arrays
         self._use(self._functions)
+        self.past += max(now - self.now, 0) + 1
 
     def _use(self, module: ModuleType) -> None:
         """Run the functions of this module from now on, on arrays as it wants them."""
@@ -249,7 +252,10 @@ class Engine(Rich, EngineArrays):
         """Count the ops done: the number of the next one."""
         return int(self._g[L.NOW])
 
-    version = now
+    @property
+    def version(self) -> int:
+        """Grows with every op, also where some were undone before."""
+        return self.now + self.past
 
     def alloc(self, size: int, align: int, reserved: bool, atomic: bool) -> int:
         """Run one allocation -> percpu pointer, unsigned; 0 is NULL (pcpu_alloc).

@@ -76,6 +76,7 @@ class KeptEvents:
     """
 
     def __init__(self) -> None:
+        self._past = 0  # of the engine
         self._seq = np.zeros(0, np.int64)
         self._columns = np.zeros((len(RING_COLUMNS), 0), np.int64)
         self._shown = slice(0, 0)
@@ -87,6 +88,8 @@ class KeptEvents:
             head, first = engine.scalar(L.RING_HEAD), engine.first_event
             lost, oldest = first - engine.scalar(L.RING_START), engine.ring_parts(first, min(first + 1, head))[0]
             first_op = int(oldest[L.RING_OP, 0]) if oldest.size else 0
+            if engine.past != self._past:  # some of them never were
+                self._past, self._next, self._shown = engine.past, 0, slice(self._shown.stop, self._shown.stop)
             seq = max(self._next, first)
             for part in engine.ring_parts(seq, head):
                 rows = np.flatnonzero(part[L.RING_EVENT] != L.EVENT_ALLOC)
@@ -121,7 +124,7 @@ class KeptAreas:
     """
 
     def __init__(self) -> None:
-        self._arrays: object = None  # of the engine: other arrays may tell another past
+        self._past = 0  # of the engine
         self._op = 0
         self._ordinals = np.zeros(0, np.int64)
         self._bounds = np.zeros(1, np.int64)  # of the chunks in the columns
@@ -129,7 +132,7 @@ class KeptAreas:
 
     def is_new(self, engine: Engine, head: Ints) -> Ints:
         """Say which chunks must be read, by their rows."""
-        if self._arrays is not engine.g:
+        if self._areas is None or self._past != engine.past:
             return np.ones(len(head), np.bool_)
         return np.asarray((head[:, L.CHANGED] >= self._op) | (self._rows(head[:, L.ORDINAL]) < 0))
 
@@ -151,7 +154,7 @@ class KeptAreas:
         bounds = np.searchsorted(new.chunk, np.arange(np.count_nonzero(is_new) + 1))
         if self._areas is not None and not is_new.all():
             new, bounds = self._merged(self._areas, ordinals, is_new, new, bounds)
-        self._arrays, self._op, self._ordinals, self._bounds, self._areas = engine.g, op, ordinals, bounds, new
+        self._past, self._op, self._ordinals, self._bounds, self._areas = engine.past, op, ordinals, bounds, new
         return new
 
     def _merged(

@@ -92,11 +92,11 @@ class LiveUnits:
         rows   | chunk 0 | chunk 2 | chunk 5 |         as they stood at the last picture
                | chunk 0 | chunk 2 | chunk 6 | ...     now: those of the first two are kept, if neither has changed
 
-    Invariant: a row is kept only in a picture of the same bytes and bins, and below none that is new.
+    Invariant: a row is kept only in a picture of the same past, bytes and bins, and below none that is new.
     """
 
     def __init__(self) -> None:
-        self._form: tuple[int, float, float] | None = None
+        self._form: tuple[int, int, float, float] | None = None
         self._op = 0
         self._ordinals = np.zeros(0, np.int64)
         self._image = np.zeros((0, 0), np.uint8)
@@ -104,7 +104,7 @@ class LiveUnits:
     def image(self, snap: Snapshot, nr_bins: int, start_bytes: float, end_bytes: float, rows: slice) -> Codes:
         """Draw the same as unit_image."""
         first, last, _ = rows.indices(len(snap.chunks))
-        form, ordinals = (nr_bins, start_bytes, end_bytes), snap.chunks.ordinal[first:last]
+        form, ordinals = (snap.past, nr_bins, start_bytes, end_bytes), snap.chunks.ordinal[first:last]
         nr_kept, changed = 0, snap.chunks.changed
         if form == self._form and snap.op >= self._op and (changed != UNKNOWN).any():  # else nobody keeps it
             most = min(len(ordinals), len(self._ordinals))
@@ -223,12 +223,13 @@ class LiveSteps:
         2. Bands are as high as in the last picture or a whole part of it, and stand at the bottom.
         3. No chunk that is taken over has changed since.
         4. Where bands are lower now, nothing was so tall that it was parted among pixels (see _add_steps).
+        5. No op was undone since.
     Else all begins anew.
     """
 
     def __init__(self) -> None:
         self._form: PictureForm | None = None
-        self._now = 0
+        self._now = self._past = 0
         self._bands = np.zeros(0, np.int64)
         self._steps = np.zeros((0, 0))
         self._has_tall = False
@@ -245,14 +246,16 @@ class LiveSteps:
         else:
             self._has_tall = False
         self._add(steps, lives, is_new, form)
-        self._form, self._now, self._bands, self._steps = form, lives.now, lives.bands, steps
+        self._form, self._now, self._past = form, lives.now, lives.past
+        self._bands, self._steps = lives.bands, steps
         return steps
 
     def _serves(self, last: PictureForm, lives: Lifetimes, form: PictureForm) -> bool:
         """Whether the new picture can be made of the last one."""
         wider, lower = form.bin_ops / last.bin_ops, last.per_band / form.per_band
         shift = (form.start - last.start) / last.bin_ops
-        is_later = lives.now >= self._now and lives.window[1] > lives.now  # nothing that is in use lies behind
+        has_all = lives.window[1] > lives.now  # nothing that is in use lies behind
+        is_later = lives.past == self._past and lives.now >= self._now and has_all
         is_whole = all(value == int(value) for value in (wider, lower, shift, form.per_band))
         if not is_later or not is_whole or min(wider, lower) < 1 or shift < 0 or last.bottom or form.bottom:
             return False

@@ -70,6 +70,7 @@ class Lifetimes(Frozen):
     Args:
         window: first op and op behind the last.
         now: ops done.
+        past: of the snapshot.
         freed: the areas that are not in use now.
         areas, nr_live: all areas of the snapshot, and how many of those that are in use began before the window's end.
         chunk_band, changed: of each chunk of the snapshot, its band, and the op of its last change (see ChunkColumns).
@@ -82,6 +83,7 @@ class Lifetimes(Frozen):
 
     window: tuple[int, int]
     now: int
+    past: int
     unit: Unit
     freed: Freed
     areas: AreaColumns
@@ -205,6 +207,7 @@ def lifetimes(events: Events, snap: Snapshot, window: tuple[int, int] | None = N
     return Lifetimes(
         (start, end),
         snap.op,
+        snap.past,
         snap.unit,
         freed=Freed(birth[known], op[known], freed_band, events.off[seen][known], events.size[seen][known]),
         areas=areas,

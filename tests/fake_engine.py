@@ -35,6 +35,8 @@ class FakeEngine:
     static_size: int = 0
     reserved_size: int = 0
     now: int = 0
+    version: int = 0
+    past: int = 0
     model: object = AREA_MAP
     lock: threading.RLock = field(default_factory=threading.RLock)
 

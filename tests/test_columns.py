@@ -18,7 +18,7 @@ from percpu_lab.core import layout as L
 from percpu_lab.engine import Engine
 from percpu_lab.events import RING_COLUMNS
 from percpu_lab.geometry import Geometry
-from percpu_lab.kept import KeptAreas, KeptEvents
+from percpu_lab.kept import Kept, KeptAreas, KeptEvents
 from percpu_lab.ops import Ops
 from percpu_lab.trace import Trace
 
@@ -237,6 +237,37 @@ def test_rows_of_chunks_that_have_not_changed_are_not_drawn_again(monkeypatch: p
         image = units.image(snap, 16, 0, 32768, slice(0, len(snap.chunks)))
         assert np.array_equal(image, unit_image(snap, 16, 0, 32768))
     assert drawn == [now - before + (before > 0) for before, now in pairwise(nr_chunks)]  # new ones, and the last one
+
+
+def test_what_was_kept_of_ops_that_were_undone_does_not_serve_again() -> None:
+    engine = Engine(Geometry.simple(unit_size=32768), jit="off")
+    kept, units, steps = Kept(), R.LiveUnits(), R.LiveSteps()
+
+    def assert_pictures_are_true() -> None:
+        now, true = C.take(engine, kept), C.take(engine)
+        part = 16, 0, 32768, slice(0, len(true.snapshot.chunks))
+        assert np.array_equal(units.image(now.snapshot, *part), R.unit_image(true.snapshot, *part))
+        lives, true_lives = (S.lifetimes(columns.events, columns.snapshot, (0, 128)) for columns in (now, true))
+        assert lives.freed.birth.tolist() == true_lives.freed.birth.tolist()
+        form = R.steady_form(lives, 16, 16, 0, 100)
+        assert np.array_equal(R.lifetime_image(lives, form, steps), R.lifetime_image(true_lives, form))
+
+    def change() -> None:
+        ptrs = [engine.alloc(8192, 8, False, False) for _ in range(3)]
+        engine.free(ptrs[1])
+
+    engine.alloc(64, 8, False, False)
+    before = tuple(array.copy() for array in engine.arrays())
+    change()
+    assert_pictures_are_true()
+    version = engine.version
+    engine.adopt(before)
+    assert engine.version > version
+    for _ in range(9):
+        engine.tick()
+    assert_pictures_are_true()
+    engine.alloc(64, 8, False, False)
+    assert_pictures_are_true()
 
 
 def test_a_picture_of_a_growing_window_is_made_of_the_last_one_and_of_new_areas(
