@@ -276,6 +276,7 @@ function paintLess(Bokeh, plot, isMeasuring) {
   for (const {ctx} of [primary, overlays]) strokeSeenTexts(ctx);
   beginAnew(primary);
   hideWhileEmpty(plot, overlays.el);
+  putBehindCanvases(plot.canvas_view);
   // Bokeh asks all glyphs for their bounds, also where no range follows them.
   const isFollowing = [...plot.model.references()].some(({type}) => type === "DataRange1d");
   if (!isFollowing) Object.defineProperty(plot, "auto_ranged_renderers", {value: []});
@@ -310,6 +311,15 @@ function hideWhileEmpty(plot, canvas) {
     const isEmpty = plot.computed_renderer_views.every(({model}) => model.level !== "overlay" || !model.visible);
     canvas.style.display = isEmpty ? "none" : "";
   };
+}
+
+// What stands above a canvas on the page is a layer of its own, as large as all of that is together, which is drawn and
+// composed anew whenever anything is. So legends, tools and what hears the mouse stand behind: canvases are transparent.
+function putBehindCanvases({el, shadow_el, overlays_el, events_el}) {
+  el.style.isolation = "isolate";
+  for (const layer of shadow_el.querySelectorAll(".bk-layer")) layer.style.pointerEvents = "none";
+  Object.assign(events_el.style, {zIndex: "-1", pointerEvents: "auto"});
+  if (overlays_el.childElementCount === 0) overlays_el.style.display = "none";
 }
 
 function prepareOnDemand(Bokeh, view) {

@@ -79,6 +79,31 @@ def test_lines_of_pages_are_drawn_without_a_canvas_of_their_own(board):
     board.wait_for("labFind((e) => e.matches('canvas:nth-of-type(2)')).every((e) => e.style.display === 'none')")
 
 
+def test_nothing_stands_above_the_canvases_that_the_page_would_have_to_be_composed_of(board):
+    cdp, layers = board.page.context.new_cdp_session(board.page), []
+    cdp.on("LayerTree.layerTreeDidChange", lambda event: layers.append(event.get("layers", [])))
+    for domain in ("DOM", "LayerTree"):
+        cdp.send(f"{domain}.enable")
+    board.poll(lambda: layers, "the layers of the page")
+    reasons = [
+        cdp.send("LayerTree.compositingReasons", {"layerId": layer["layerId"]})["compositingReasonIds"]
+        for layer in layers[-1]
+    ]
+    cdp.detach()
+    assert reasons.count(["Canvas"]) == board.nr_canvases
+    assert ["Overlap"] not in reasons
+
+
+def test_a_tool_beside_a_plot_can_be_clicked(board):
+    board.page.mouse.move(*board.point("area_map", 8, 1))
+    board.page.keyboard.down("Control")
+    board.page.mouse.wheel(0, -400)
+    board.page.keyboard.up("Control")
+    board.wait_for("labModel('area_map').x_range.end - labModel('area_map').x_range.start < 60")
+    board.page.get_by_title("Reset").first.click()
+    board.wait_for("labModel('area_map').x_range.end === labModel('area_map').x_range.reset_end")
+
+
 def test_buttons_allocate_and_free(board):
     board.click_button("alloc_percpu")
     board.wait_for(f"{SHOWN_OP} === 1")
