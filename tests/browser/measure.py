@@ -106,14 +106,17 @@ def test_measure(open_notebook):
     sys.stdout.write(f"\n{notebook.text(1)}{notebook.text(2)}{frames}\n")
 
 
-ROUNDS = 8
-IDLE_MS = 2500  # before each loop: behind a pause a processor is slower for a tenth of a second and more
+ROUNDS = 6
+IDLE_MS = 2500  # before each cell
 # Each in a new notebook, browsers and collectors being quicker with what they have seen, and from cell to cell in the
 # same way: where another cell becomes the active one, JupyterLab has work to do, and takes a tenth of the loop's time.
 # Pointers that are kept make the garbage collector go through everything, which is less while views are open
-# (views/_collector.py); loops that drop theirs, or do without the collector, say what views cost alone.
+# (views/_collector.py); loops that drop theirs say what views cost alone.
+# "at once" is as a person has it: behind a pause a processor may be slower by half for a tenth of a second up to a
+# whole one, and JupyterLab is busy with the start of the cell, with views and without. "warm" is behind a second of
+# other work in the same cell, when both are over.
 ALLOCATE = """
-import gc, time
+import time
 import numpy as np
 import percpu_lab as lab
 
@@ -126,21 +129,20 @@ def drop(allocator):
     for _ in range(100_000):
         allocator.alloc_percpu(64)
 
-def keep_without_gc(allocator):
-    gc.disable()
-    keep(allocator)
-    gc.enable()
-
-def seconds(loop, allocator):
+def seconds(loop, allocator, warm_up):
+    end = time.perf_counter() + warm_up
+    while time.perf_counter() < end:
+        sum(range(1000))
     start = time.perf_counter()
     loop(allocator)
     return time.perf_counter() - start
 """
-LOOPS = ("keep", "drop", "keep_without_gc")
-FIRST_LOOP = "first = seconds(loop, lab.Allocator(jit='wait'))"  # takes longer than the others of a kernel
+LOOPS = ("keep", "drop")
+WARM_UPS = {"at once": 0, "warm": 1.0}  # seconds
+FIRST_LOOP = "first = seconds(loop, lab.Allocator(jit='wait'), 0)"  # takes longer than the others of a kernel
 NO_BOARD = "a = lab.Allocator(jit='wait')"
 SHOW_BOARD = "a = lab.Allocator(jit='wait')\nboard = lab.watch(a)\nboard"
-LOOP_ALONE = "taken = seconds(loop, a)"
+LOOP_ALONE = "taken = seconds(loop, a, warm_up)"
 WATCHED = f"before = board.figure._seq\n{LOOP_ALONE}\nsent = board.figure._seq - before"
 FRAMES = """
 import asyncio
@@ -190,34 +192,34 @@ def processor_ms():
 
 
 def test_measure_dashboard(open_notebook):
-    rounds = {loop: [] for loop in LOOPS}
+    rounds = {(loop, warm): [] for loop in LOOPS for warm in WARM_UPS}
     for _ in range(ROUNDS):
-        for loop, results in rounds.items():
-            results.append((time_alone(open_notebook, loop), *time_watched(open_notebook, loop)))
-            sys.stdout.write(f"\n{loop}: {said(*results[-1])}")
-    for loop, results in rounds.items():
+        for case, results in rounds.items():
+            results.append((time_alone(open_notebook, *case), *time_watched(open_notebook, *case)))
+            sys.stdout.write(f"\n{', '.join(case)}: {said(*results[-1])}")
+    for case, results in rounds.items():
         alone, watched, nr_sent, _, _ = zip(*results, strict=True)
         before, behind, rate = median(alone), median(watched), sum(nr_sent) / sum(watched)
         sys.stdout.write(
-            f"\n{loop}: median {before:.3f} s alone, {behind:.3f} s watched: "
+            f"\n{', '.join(case)}: median {before:.3f} s alone, {behind:.3f} s watched: "
             f"{behind / before:.2f} times as long, {rate:.1f} frames a second"
         )
     sys.stdout.write("\n")
 
 
-def ready(open_notebook, loop, *cells):
+def ready(open_notebook, loop, warm, *cells):
     """A notebook whose last cell is to be measured, and the others are run."""
     notebook = open_notebook(ALLOCATE, FIRST_LOOP, *cells)
     notebook.run(0)
-    notebook.execute(f"loop = {loop}")
+    notebook.execute(f"loop, warm_up = {loop}, {WARM_UPS[warm]}")
     for index in range(1, 1 + len(cells)):
         notebook.run(index)
     return notebook
 
 
-def time_alone(open_notebook, loop):
+def time_alone(open_notebook, loop, warm):
     """Seconds of the loop without views."""
-    notebook = ready(open_notebook, loop, NO_BOARD, LOOP_ALONE)
+    notebook = ready(open_notebook, loop, warm, NO_BOARD, LOOP_ALONE)
     notebook.page.wait_for_timeout(IDLE_MS)
     notebook.run(3)
     taken = notebook.value("taken")
@@ -225,9 +227,9 @@ def time_alone(open_notebook, loop):
     return taken
 
 
-def time_watched(open_notebook, loop):
+def time_watched(open_notebook, loop, warm):
     """Seconds of the watched loop, frames sent, moments painted before its end, ms from it to the last."""
-    notebook = ready(open_notebook, loop, SHOW_BOARD, WATCHED)
+    notebook = ready(open_notebook, loop, warm, SHOW_BOARD, WATCHED)
     notebook.wait_for_canvas(4)
     notebook.page.wait_for_timeout(IDLE_MS)
     notebook.js(MOMENTS)
