@@ -15,6 +15,12 @@ const CLEAR = "rgba(0, 0, 0, 0)";
 const OPAQUE = /^#[0-9a-f]{6}$/; // as a canvas names a colour
 const ALL_BITS = 0xffffffff; // of a word
 const SOME_ROWS = 4096;
+const TOOLTIP_CSS = `:host {
+  --tooltip-color: var(--jp-layout-color1, var(--vscode-editor-background, white));
+  --tooltip-text: var(--jp-ui-font-color1, var(--vscode-editor-foreground, black));
+  --tooltip-border: var(--jp-border-color1, var(--vscode-panel-border, gray));
+  --tooltip-arrow-color: var(--tooltip-color);
+}`;
 const SPARE_GLYPHS = ["decimated_glyph", "selection_glyph", "nonselection_glyph", "hover_glyph", "muted_glyph"];
 
 // ---- once a page
@@ -277,6 +283,9 @@ function paintLess(Bokeh, plot, isMeasuring) {
   beginAnew(primary);
   hideWhileEmpty(plot, overlays.el);
   putBehindCanvases(plot.canvas_view);
+  for (const tool of plot.tool_views.values()) {
+    for (const tooltip of tool.ttmodels?.values() ?? []) tooltip.setv({stylesheets: [TOOLTIP_CSS]}, {sync: false});
+  }
   // Bokeh asks all glyphs for their bounds, also where no range follows them.
   const isFollowing = [...plot.model.references()].some(({type}) => type === "DataRange1d");
   if (!isFollowing) Object.defineProperty(plot, "auto_ranged_renderers", {value: []});

@@ -204,6 +204,15 @@ def test_texts_of_all_plots_follow_the_theme_of_the_page(board, turn):
         board.poll(lambda: texts_are(lambda black, _white: black > 300), "black texts on a light page")
 
 
+def test_what_the_pointer_shows_has_the_colours_of_the_page(board, turn):
+    turn("JupyterLab Dark")
+    board.wait_for("document.body.dataset.jpThemeName === 'JupyterLab Dark'")
+    board.wait_for("!document.getElementById('jupyterlab-splash')")
+    board.page.mouse.move(*board.point("area_map", 8, 1.5))
+    tooltip = "getComputedStyle(document.querySelector('.bk-Tooltip'))"
+    board.wait_for(f"{tooltip}.backgroundColor === 'rgb(33, 33, 33)' && {tooltip}.color === 'rgba(255, 255, 255, 0.87)'")
+
+
 def test_letters_beside_the_area_map_are_smaller_on_a_narrow_page(board):
     width = """labModels().filter(([, {name}]) => name === 'area_map')
       .map(([doc, model]) => doc.views_manager.find_one(model).frame.bbox.width)[0]"""
