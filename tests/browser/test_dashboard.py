@@ -210,7 +210,8 @@ def test_what_the_pointer_shows_has_the_colours_of_the_page(board, turn):
     board.wait_for("!document.getElementById('jupyterlab-splash')")
     board.page.mouse.move(*board.point("area_map", 8, 1.5))
     tooltip = "getComputedStyle(document.querySelector('.bk-Tooltip'))"
-    board.wait_for(f"{tooltip}.backgroundColor === 'rgb(33, 33, 33)' && {tooltip}.color === 'rgba(255, 255, 255, 0.87)'")
+    board.wait_for(f"{tooltip}.backgroundColor === 'rgb(33, 33, 33)'")
+    board.wait_for(f"{tooltip}.color === 'rgba(255, 255, 255, 0.87)'")
 
 
 def test_letters_beside_the_area_map_are_smaller_on_a_narrow_page(board):
