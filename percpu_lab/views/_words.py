@@ -115,7 +115,9 @@ def area_map_status(snap: Snapshot, nr_visible: int, nr_drawn: int, moment: str 
     normal = snap.chunks.ordinal != RESERVED_ORDINAL
     free, largest = snap.chunks.free_bytes[normal].sum(), snap.chunks.largest_free_bytes[normal].max(initial=0)
     broken = float(external_fragmentation(free, largest))
-    parts = [f"{nr_visible:,} areas in sight: a picture, zoom in to point"] if nr_drawn < nr_visible else []
+    parts = []
+    if nr_drawn < nr_visible:
+        parts.append(f"{nr_visible:,} areas in sight: small ones mix their colours, zoom in to point")
     if (snap.chunks.nr_populated == UNKNOWN).any():
         parts.append("recorded: pages and hints unknown")
     parts += [f"{moment} {snap.op:,}", f"chunks: {len(snap.chunks):,}", f"areas in use: {snap.nr_in_use:,}"]
@@ -158,7 +160,7 @@ def timeline_status(
         "tracing is off: only areas in use are known": not is_tracing,
         f"{lives.nr_lost:,} earlier events were lost": lives.nr_lost,
         f"{lives.nr_unknown:,} frees of areas from before the recording": lives.nr_unknown,
-        "a picture: zoom in to point": is_picture,
+        "small areas mix their colours, zoom in to point": is_picture,
         f"{marks_drawn:.0%} of the marks are drawn": marks_drawn < 1,
     }
     first, end = lives.window

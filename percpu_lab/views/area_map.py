@@ -41,6 +41,7 @@ from .shared import ORIGIN, FollowedRange, Shared, add_outlines, labelled, on_ho
 
 BUDGET = 4000  # areas drawn one by one
 MAX_BINS, MIN_BINS, MAX_PIXELS = 640, 320, 100_000  # of a picture
+STRIP_PIXELS = 5  # of a picture, the last one a gap
 MAX_LABELS = 16  # rows that are told apart
 MAX_TEXTS = 11  # lines of text that have room beside them
 MAX_GRID_PAGES = 64  # in sight, or the grid would be a grey
@@ -265,9 +266,9 @@ class AreaMap:
         end = min(max(self._x.shown), snap.unit.unit_size / KIB)
         nr_bins = int(np.clip(MAX_PIXELS // nr_rows, MIN_BINS, MAX_BINS))
         codes = self._units.image(snap, nr_bins, start * KIB, end * KIB, rows)
-        if nr_rows <= MAX_LABELS * 3:  # room for a gap between strips
-            codes = np.repeat(codes, 5, axis=0)
-            codes[4::5] = CODE_NOTHING
+        if nr_rows * STRIP_PIXELS <= self._height / 2:  # else some gaps would fall between pixels, others not
+            codes = np.repeat(codes, STRIP_PIXELS, axis=0)
+            codes[STRIP_PIXELS - 1 :: STRIP_PIXELS] = CODE_NOTHING
         return {"image": codes, "x": [start], "y": [rows.start], "dw": [end - start], "dh": [nr_rows]}
 
 
