@@ -171,7 +171,11 @@ class KernelFunctions(Rich):
             _check_rule(engine, name)
             values = [self._argument(name, *pair) for pair in zip(names, args, strict=True)]
             engine.make_room()
-            result = function(self._state(), *values)
+            try:
+                result = function(self._state(), *values)
+            except IndexError as error:
+                what = f"a number of {args!r:.60} is none of an entry, a page or a slot that there is"
+                raise RequestError(what, where=name, remedy="look at the chunk in Allocator.chunks") from error
             if "c" in names:
                 _note_births(engine, values[names.index("c")])
             engine.tick()

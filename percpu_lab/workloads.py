@@ -306,8 +306,9 @@ def _allocs_and_frees(nr_steps: int, live: int, rng: np.random.Generator) -> np.
 
 def _check_counts(**counts: tuple[object, int]) -> None:
     for name, (value, least) in counts.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-            raise RequestError(f"{value!r} is not a whole number from {least}", where=name, remedy="give one")
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value < 1 << 63:
+            what = f"{value!r:.60} is not a whole number from {least} up to 63 bits"
+            raise RequestError(what, where=name, remedy="give one")
 
 
 def _check_shares(**shares: object) -> None:

@@ -252,6 +252,16 @@ def test_block_that_leaves_something_half_done_is_undone(a: Allocator, block: Ca
     assert a.alloc_percpu(8)
 
 
+def test_a_number_of_an_entry_that_there_is_not_is_refused(a: Allocator) -> None:
+    kernel, chunk = a.kernel_functions, a.chunks[1]
+    with (
+        nothing_changes(a.engine),
+        pytest.raises(RequestError, match=r"pcpu_count_occupied_pages: a number of .* none"),
+        kernel.holding(LOCK),
+    ):
+        kernel.pcpu_count_occupied_pages(chunk, 10**9)
+
+
 def test_block_that_raises_is_undone(a: Allocator) -> None:
     def failing() -> None:
         with a.kernel_functions.holding(LOCK):

@@ -208,6 +208,7 @@ def test_most_die_younger_in_a_generational_mix_than_at_random() -> None:
         ("live", True),
         ("seed", "x"),
         ("balance_every", -1),
+        ("nr_ops", 10**30),
         ("atomic_share", 1.1),
         ("reserved_share", float("nan")),
         ("sizes", "huge"),
