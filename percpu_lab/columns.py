@@ -199,6 +199,13 @@ class Snapshot(Rich):
         rows = np.flatnonzero(self.areas.birth == birth)
         return int(rows[0]) if birth != UNKNOWN and len(rows) else None
 
+    def area_at(self, row: int, off_bytes: float) -> int | None:
+        """Name the area in use at an offset of a chunk by the op that allocated it, or give None if there is none."""
+        areas = self.areas
+        first, end = np.searchsorted(areas.chunk, [row, row + 1])
+        area = int(first + np.searchsorted(areas.off_bytes[first:end], off_bytes, side="right")) - 1
+        return int(areas.birth[area]) if area >= first and areas.kind[area] == IN_USE else None
+
     def row_of(self, ordinal: int) -> int | None:
         """Give the row of a chunk, or None if there is none of that ordinal."""
         rows = np.flatnonzero(self.chunks.ordinal == ordinal)

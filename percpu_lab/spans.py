@@ -159,6 +159,13 @@ class Lifetimes(Frozen):
         """
         return self.placed(self.band[rows], self.off_bytes[rows], self.size_bytes[rows], per_band, dtype)
 
+    def area_at(self, op: float, height: float) -> int | None:
+        """Name the area that lived at an op in a place, counted upwards in bands, or give None if none did."""
+        bottom, tall = self.places(slice(None))
+        is_there = (bottom <= height) & (height < bottom + tall) & (self.birth <= op) & (op < self.death)
+        rows = np.flatnonzero(is_there)
+        return int(self.birth[rows[-1]]) if len(rows) else None
+
     def placed(
         self, band: Ints, off: Ints, size: Ints, per_band: float = 1, dtype: type = np.float64
     ) -> tuple[Ints, Ints]:

@@ -27,6 +27,7 @@ from percpu_lab.geometry import Geometry, preset
 from percpu_lab.ops import Ops
 from percpu_lab.recorded_run import RecordedRun
 from percpu_lab.session import Selection
+from percpu_lab.spans import lifetimes
 from percpu_lab.trace import Trace
 from percpu_lab.traces.read import read_golden_trace, read_trace_text
 from percpu_lab.traces.recording import open_trace
@@ -72,10 +73,10 @@ def engine_after(nr_ops: int, seed: int = 1, *, sizes: tuple[int, int] = (1, 400
     return engine
 
 
-def crowded() -> Engine:
+def crowded(*, free_every: int = 10**6) -> Engine:
     """More areas than are drawn one by one."""
-    engine = Engine(Geometry.simple(), jit="off")
-    engine.run(Ops.alloc(np.arange(area_map.BUDGET + 500), 16), np.zeros(area_map.BUDGET + 500, np.int64))
+    engine, ids = Engine(Geometry.simple(), jit="off"), np.arange(area_map.BUDGET + 500)
+    engine.run(Ops.concat([Ops.alloc(ids, 16), Ops.free(ids[free_every::free_every])]), np.zeros_like(ids))
     return engine
 
 
@@ -312,6 +313,33 @@ def test_a_tap_on_a_lifetime_picks_its_area() -> None:
     engine, desk = engine_after(60), Desk()
     desk.update(engine)
     assert desk.handle(FigureEvent("tap", desk.views[2]._areas, ids=(7,), y=0.5)) == [Selection(-1, 7)]
+
+
+def test_a_tap_on_a_picture_picks_the_area_in_its_place() -> None:
+    engine, desk = crowded(free_every=7), Desk()
+    desk.update(engine)
+    view, snap = desk.views[0], snapshot(engine)
+    for kind in (IN_USE, HOLE):
+        area = int(np.flatnonzero(snap.areas.kind == kind)[-1])
+        row, birth = int(snap.areas.chunk[area]), int(snap.areas.birth[area])
+        middle = float(snap.areas.off_bytes[area]) + float(snap.areas.size_bytes[area]) / 2
+        event = FigureEvent("tap", view.figure, x=middle / 1024, y=row + 0.5)
+        picked = Selection(int(snap.chunks.ordinal[row]), birth if kind == IN_USE else None)
+        assert desk.handle(event) == [picked]
+    assert desk.handle(FigureEvent("tap", view.figure, x=1.0, y=-0.5)) == [Selection(None, None)]
+
+
+def test_a_tap_on_a_picture_of_lifetimes_picks_the_area_that_lived_there() -> None:
+    engine, desk = crowded(free_every=7), Desk()
+    desk.update(engine)
+    view, lives = desk.views[2], lifetimes(engine.events(0), snapshot(engine))
+    bottom, height = lives.places(slice(None))
+    for row in (0, len(lives) - 1):  # a freed area, and one in use
+        birth, band = int(lives.birth[row]), int(lives.band[row])
+        place = {"x": (birth + float(lives.death[row])) / 2, "y": float(bottom[row] + height[row] / 2)}
+        assert desk.handle(FigureEvent("tap", view.figure, **place)) == [Selection(int(lives.bands[band]), birth)]
+    beside = {"x": float(engine.now) + 1, "y": 0.5}
+    assert desk.handle(FigureEvent("tap", view.figure, **beside)) == [Selection(int(lives.bands[0]), None)]
 
 
 def test_a_selected_area_that_is_freed_gets_its_end() -> None:

@@ -84,6 +84,7 @@ class AreaMap:
         self._x = FollowedRange(0, 64)
         self._y = FollowedRange(LEAST_ROWS, -HEADING)
         self._ordinals: list[int] = []
+        self._pictured: Snapshot | None = None  # whose areas are not drawn one by one
         self._end_bytes = 0
 
     # --- building -----------------------------------------------------------------
@@ -190,6 +191,8 @@ class AreaMap:
         row = int(np.floor(event.y))
         chunk = self._ordinals[row] if 0 <= row < len(self._ordinals) else None
         area = int(event.ids[-1]) if event.ids and int(event.ids[-1]) != UNKNOWN else None
+        if self._pictured is not None and chunk is not None:
+            area = self._pictured.area_at(row, event.x * KIB)
         return Selection(chunk, area)
 
     # --- updating -----------------------------------------------------------------
@@ -207,10 +210,11 @@ class AreaMap:
         rows = self._rows_in_sight(nr_rows)
         texts = labelled(_regular(rows), self._focus(snap, rows))
         visible = self._areas_in_sight(snap, rows)
-        drawn = np.asarray(visible if len(visible) <= BUDGET else [], np.intp)
+        self._pictured = snap if len(visible) > BUDGET else None
+        drawn = np.asarray([] if self._pictured else visible, np.intp)
         sources: dict[ColumnDataSource, Any] = {
             self._areas: self._area_columns(snap, drawn, rows) | origin_columns(columns, snap.areas.birth[drawn]),
-            self._image: self._image_columns(snap, rows, is_needed=len(visible) > BUDGET),
+            self._image: self._image_columns(snap, rows, is_needed=self._pictured is not None),
             self._rows: _row_columns(snap, texts),
             self._headings: _heading_columns(snap),
             self._cpus: _cpu_columns(columns),

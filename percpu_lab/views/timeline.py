@@ -81,6 +81,7 @@ class Timeline:
         self._height = height
         self._y = FollowedRange(0, 1 + FAILED_LANE)
         self._bands: list[int] = []
+        self._pictured: Lifetimes | None = None  # which are not drawn one by one
         self._steps = LiveSteps()
 
     # --- building -----------------------------------------------------------------
@@ -184,7 +185,10 @@ class Timeline:
             return None
         band = int(np.floor(event.y))
         chunk = self._bands[band] if 0 <= band < len(self._bands) else None
-        return Selection(chunk, int(event.ids[-1]) if event.ids else None)
+        area = int(event.ids[-1]) if event.ids else None
+        if self._pictured is not None and chunk is not None:
+            area = self._pictured.area_at(event.x, event.y)
+        return Selection(chunk, area)
 
     # --- updating -----------------------------------------------------------------
 
@@ -204,6 +208,7 @@ class Timeline:
         texts = [band for band in texts if lane - band - 0.5 >= NEAREST_LABEL * step]
         rows = self._rows_in_sight(lives)
         is_picture = rows is None
+        self._pictured = lives if is_picture else None
         sources: dict[ColumnDataSource, Any] = {
             self._areas: self._area_columns(columns, lives, rows),
             self._notes: _note_columns(columns.annotations, window, nr_bands + lane_height),

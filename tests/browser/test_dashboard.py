@@ -124,6 +124,19 @@ def test_area_clicked_in_the_area_map_is_marked_in_the_timeline_and_can_be_freed
     board.wait_for_value("not p.is_live and q.is_live")
 
 
+def test_area_clicked_in_a_picture_of_many_is_marked_and_can_be_freed(board):
+    board.execute("pointers = [a.alloc_percpu(64) for _ in range(6000)]; p = pointers[4000]")
+    board.wait_for(f"{SHOWN_OP} === 6000")
+    row = board.value("[chunk.ordinal for chunk in a.chunks].index(p.ordinal)")
+    board.page.mouse.click(*board.point("area_map", board.value("(p.off + 32) / 1024"), row + 0.5))
+    board.wait_for_value("board.session.selection.chunk == p.ordinal")
+    op = board.value("board.session.selection.area")
+    assert abs(op - 4000) <= 10  # a pixel is wider than an area
+    board.wait_for(f"labModel('selected').data.area[0] === {op}")
+    board.click_button("free selected")
+    board.wait_for_value(f"not pointers[{op}].is_live")
+
+
 def test_workload_is_played_paused_and_stepped(board):
     board.click_button("play")
     board.wait_for_value("a.engine.now > 20")
