@@ -1,6 +1,7 @@
 """What a person sees and does: the views of an allocator and of a recorded run, in a real JupyterLab."""
 
 import pytest
+from playwright.sync_api import Error
 
 SETUP = """
 import percpu_lab as lab
@@ -84,14 +85,18 @@ def test_nothing_stands_above_the_canvases_that_the_page_would_have_to_be_compos
     cdp.on("LayerTree.layerTreeDidChange", lambda event: layers.append(event.get("layers", [])))
     for domain in ("DOM", "LayerTree"):
         cdp.send(f"{domain}.enable")
-    board.poll(lambda: layers, "the layers of the page")
-    reasons = [
-        cdp.send("LayerTree.compositingReasons", {"layerId": layer["layerId"]})["compositingReasonIds"]
-        for layer in layers[-1]
-    ]
+
+    def reasons():
+        """Why each layer of the page is one; nothing while they change."""
+        try:
+            asked = [{"layerId": layer["layerId"]} for layer in layers[-1]]
+            return [cdp.send("LayerTree.compositingReasons", layer)["compositingReasonIds"] for layer in asked]
+        except (IndexError, Error):
+            return []
+
+    board.poll(lambda: reasons().count(["Canvas"]) == board.nr_canvases, "a layer for each canvas", timeout=20)
+    board.poll(lambda: (found := reasons()) and ["Overlap"] not in found, "no layer above the canvases", timeout=20)
     cdp.detach()
-    assert reasons.count(["Canvas"]) == board.nr_canvases
-    assert ["Overlap"] not in reasons
 
 
 def test_a_tool_beside_a_plot_can_be_clicked(board):
