@@ -7,6 +7,8 @@
 //                             rows in sight          all, where nothing filters them
 //                             spare glyphs, indices  when used
 //                             what shows nothing     never: empty sources, and what bears the tag "unseen"
+//                             legends, tools, mouse  behind the canvases, which are transparent there
+//                             tooltips               in the colours of the page
 
 const MOST_WIDTHS = 10_000;
 const MOST_SHEETS = 1000;
