@@ -45,7 +45,6 @@ ACK_TIMEOUT_SECONDS = 0.4  # acks may not come during a cell: the last frame mus
 COST_FACTOR = 6  # at most a sixth of a processor goes into frames: a cell takes less than 1.25 times as long
 MAX_DELAY_SECONDS = 1.0
 MOST_OWED = 2  # frames: a full garbage collection stops a loop for longer than an interval
-YIELD_SECONDS = 0.0003  # to the thread that sends: else it fights for the GIL at each part of a message
 VISIT_SECONDS = 0.03  # in which a thread that changes the state comes by
 
 
@@ -470,7 +469,6 @@ class Publisher:
         if self._is_called and figure is not None and not self._stopped(figure):
             self._is_called = False
             self._send_if_changed(figure)
-            self._clock.sleep(YIELD_SECONDS)
 
     def _stopped(self, figure: LiveFigure) -> bool:
         return self._closed or figure.closed
