@@ -288,7 +288,7 @@ const row = (name) => i === undefined ? [] : [areas.data[name][i]];
 pointed.data = {area: row("id"), ordinal: row("ordinal"), off: row("off"), size: row("size"), death: row("death")};
 """
 
-# of the areas under the pointer the last is on top
+# of the areas under the pointer the last is on top; where none are drawn one by one Python finds out which it is
 _SELECT = """
 const {left, right, top, bottom, id} = areas.data;
 const {x, y} = cb_obj;
@@ -296,7 +296,8 @@ let hit = -1;
 for (let k = 0; k < id.length; k++)
   if (id[k] !== -1 && left[k] <= x && x <= right[k] && (top[k] - y) * (bottom[k] - y) <= 0) hit = k;
 const row = (name) => hit < 0 ? [] : [areas.data[name][hit]];
-selected.data = {area: row("id"), ordinal: row("ordinal"), off: row("off"), size: row("size"), death: row("death")};
+if (id.length)
+  selected.data = {area: row("id"), ordinal: row("ordinal"), off: row("off"), size: row("size"), death: row("death")};
 const ordinal = rows.data.ordinal[Math.floor(y)];
 focus.data = {ordinal: y < 0 || ordinal === undefined ? [] : [ordinal]};
 """

@@ -133,11 +133,16 @@ def test_area_clicked_in_a_picture_of_many_is_marked_and_can_be_freed(board):
     board.execute("pointers = [a.alloc_percpu(64) for _ in range(6000)]; p = pointers[4000]")
     board.wait_for(f"{SHOWN_OP} === 6000")
     row = board.value("[chunk.ordinal for chunk in a.chunks].index(p.ordinal)")
-    board.page.mouse.click(*board.point("area_map", board.value("(p.off + 32) / 1024"), row + 0.5))
+    place = board.point("area_map", board.value("(p.off + 32) / 1024"), row + 0.5)
+    board.page.mouse.click(*place)
     board.wait_for_value("board.session.selection.chunk == p.ordinal")
     op = board.value("board.session.selection.area")
     assert abs(op - 4000) <= 10  # a pixel is wider than an area
     board.wait_for(f"labModel('selected').data.area[0] === {op}")
+    nr_events = board.value("board.figure.nr_events")
+    board.page.mouse.click(*place)  # once more: Python has nothing new to tell
+    board.wait_for_value(f"board.figure.nr_events > {nr_events}")
+    assert board.js("labModel('selected').data.area[0]") == op
     board.click_button("free selected")
     board.wait_for_value(f"not pointers[{op}].is_live")
 
