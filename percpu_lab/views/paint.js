@@ -317,11 +317,15 @@ function beginAnew(layer) {
 // The page is composed of its canvases, also of those that nothing is drawn on.
 function hideWhileEmpty(plot, canvas) {
   const {_paint_overlays} = plot;
-  plot._paint_overlays = (context) => {
-    _paint_overlays.call(plot, context);
+  const hide = () => {
     const isEmpty = plot.computed_renderer_views.every(({model}) => model.level !== "overlay" || !model.visible);
     canvas.style.display = isEmpty ? "none" : "";
   };
+  plot._paint_overlays = (context) => {
+    _paint_overlays.call(plot, context);
+    hide();
+  };
+  hide(); // a plot that is out of sight may not be painted for long
 }
 
 // What stands above a canvas on the page is a layer of its own, as large as all of that is together, which is drawn and
@@ -427,11 +431,15 @@ function showAsPictures(plot, legend, isMeasuring) {
     paint.call(legend, context);
     show();
   };
-  legend._render_items = () => {
-    _render_items.call(legend);
+  const draw = () => {
     legend._paint_glyphs();
     show();
   };
+  legend._render_items = () => {
+    _render_items.call(legend);
+    draw();
+  };
+  draw(); // a plot that is out of sight may not be painted for long
 }
 
 function keepRoomOfTexts(axis, isMeasuring) {

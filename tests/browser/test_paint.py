@@ -225,6 +225,25 @@ def test_what_a_page_has_practised_on_is_never_shown_and_leaves_no_trace(open_no
     assert notebook.value("board.figure._seq") == 1
 
 
+@pytest.fixture
+def low_page(open_notebook):
+    """A board of which only the first plot is in sight."""
+    notebook = open_notebook("import percpu_lab as lab\nboard = lab.watch(lab.Allocator(jit='wait'))\nboard")
+    notebook.page.set_viewport_size({"width": 1300, "height": 500})
+    notebook.run(0)
+    notebook.wait_for_canvas(4)
+    tops = notebook.js("labCanvases().map((e) => e.getBoundingClientRect().top)")
+    assert sorted(top < 500 for top in tops) == [False, False, False, True]
+    return notebook
+
+
+def test_plots_out_of_sight_have_no_canvases_either_that_are_seldom_drawn_on(low_page):
+    assert low_page.js(LEGEND_CANVASES) == []
+    assert low_page.js("labFind((e) => e.tagName === 'IMG' && e.className.includes('bk-glyph')).length") > 8
+    overlays = low_page.js("labFind((e) => e.matches('canvas:nth-of-type(2)')).map((e) => e.style.display)")
+    assert overlays == ["none"] * 4
+
+
 def test_style_sheets_are_no_elements_of_the_page_and_can_change(bars):
     in_view = "e.getRootNode().host?.matches('.bk-Figure, .bk-LinearAxis')"
     assert bars.js(f"labFind((e) => e.matches('style') && {in_view})") == []
