@@ -89,7 +89,7 @@ class Figure {
   waiting = new Map(); // id of a model that has news: attributes
   plots = new Set(); // that ask to be painted
   views = new Set();
-  practice = []; // frames of states that never were
+  practice = []; // take frames of states that never were out of their messages, as is done for each real one
   isDue = false;
   isMeasuring = true; // of panels and legends: not while frames come
   ackTimer = 0;
@@ -99,7 +99,7 @@ class Figure {
     this.model = model;
     model.on("msg:custom", (content, buffers) => {
       if (content.type === "frame") this.receive(takeFrame(content, buffers));
-      if (content.type === "practice") this.practise(takeFrame(content, buffers));
+      if (content.type === "practice") this.practise(() => takeFrame(content, buffers));
     });
     model.send({type: "hello"}); // a reloaded page: Python sends again what this page has not seen
   }
@@ -148,8 +148,8 @@ class Figure {
   }
 
   // All plots at once, so that the browser composes the page once.
-  repaint(isMeasuring) {
-    const plots = [...this.plots].filter(isPaintable);
+  repaint(isMeasuring, isMeant = isPaintable) {
+    const plots = [...this.plots].filter(isMeant);
     for (const plot of plots) this.plots.delete(plot);
     if (isMeasuring) {
       this.busySince = null;
@@ -177,7 +177,8 @@ class Figure {
 
   // What is new to a browser it runs slowly, and compiles on all processors: it is made used to painting while nothing
   // else is to be done, else the first frames of a cell would take twice as long. What it paints then is a frame of a
-  // state that never was, if Python has sent some, and the real one at last: nobody sees the others.
+  // state that never was, if Python has sent some, and the real one at last: nobody sees the others. Plots that are out of
+  // sight are painted, too: JupyterLab scrolls to the cell that runs.
   warmUp(plots) {
     if (page.nrWarm >= WARM_PAINTS || !window.requestIdleCallback || !plots.some(isPaintable)) return;
     if (this.model.get("_practises") && this.practice.length === 0) {
@@ -191,8 +192,8 @@ class Figure {
     });
   }
 
-  practise(frame) {
-    this.practice.push(frame);
+  practise(take) {
+    this.practice.push(take);
     this.restSoon();
   }
 
@@ -201,7 +202,8 @@ class Figure {
     const real = new Map(); // model: attributes
     try {
       do {
-        const frame = this.practice[page.nrWarm++ % this.practice.length];
+        const take = this.practice[page.nrWarm++ % this.practice.length];
+        const frame = take?.();
         for (const view of this.views) view.applyForNow(frame, real);
         await this.paintAgain(plots);
       } while (idle.timeRemaining() > PAINT_MS && page.nrWarm < WARM_PAINTS);
@@ -215,9 +217,8 @@ class Figure {
   async paintAgain(plots) {
     for (let k = 0; k < PROMISES; k++) await null;
     for (const plot of plots) this.plots.add(plot);
-    this.repaint(false);
+    this.repaint(false, isOnPage);
     this.isMeasuring = true; // as at rest: the page may be laid out anew
-    for (const {Bokeh} of this.views) exerciseLoops(Bokeh);
   }
 
   repaintWhole(plots) {
@@ -242,7 +243,11 @@ class Figure {
 }
 
 function isPaintable(plot) {
-  return plot.isInSight && plot.el.isConnected;
+  return plot.isInSight && isOnPage(plot);
+}
+
+function isOnPage({el}) {
+  return el.isConnected;
 }
 
 // Columns are not compared with those before; what is the same else must not count as a change.

@@ -16,7 +16,6 @@ const FEW_ROWS = 1000; // are painted sooner than found out to be in sight
 const CLEAR = "rgba(0, 0, 0, 0)";
 const OPAQUE = /^#[0-9a-f]{6}$/; // as a canvas names a colour
 const ALL_BITS = 0xffffffff; // of a word
-const SOME_ROWS = 4096;
 const TOOLTIP_CSS = `:host {
   --tooltip-color: var(--jp-layout-color1, var(--vscode-editor-background, white));
   --tooltip-text: var(--jp-ui-font-color1, var(--vscode-editor-foreground, black));
@@ -203,15 +202,6 @@ function chooseAllRowsAtOnce(Bokeh) {
   bits.select = function (column) {
     return isFull(this) && this.size <= column.length ? column.slice(0, this.size) : select.call(this, column);
   };
-}
-
-// Loops over pixels and points that a board without areas does not need yet.
-function exerciseLoops(Bokeh) {
-  lookUp(new Uint32Array(256), new Uint8Array(SOME_ROWS), new Uint32Array(SOME_ROWS));
-  const steps = Bokeh.require("models/glyphs/step").StepView.prototype;
-  const model = {mode: "after", pad_before: 0, pad_after: 0};
-  const points = Float32Array.from({length: SOME_ROWS / 8}, (_, k) => k + 0.5);
-  steps._build_step_path.call({model}, [...points.keys()], {sx: points, sy: points});
 }
 
 function lookUp(colours, codes, found) {

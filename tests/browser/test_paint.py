@@ -244,6 +244,21 @@ def test_plots_out_of_sight_have_no_canvases_either_that_are_seldom_drawn_on(low
     assert overlays == ["none"] * 4
 
 
+def test_the_browser_gets_used_to_plots_that_are_out_of_sight_too(low_page):
+    low_page.js("""(() => {
+      window.labPaints = {};
+      for (const plot of Bokeh.documents[0].views_manager.query(({model}) => model.type === 'Figure')) {
+        const {repaint} = plot, {text} = plot.model.title;
+        labPaints[text] = 0;
+        plot.repaint = () => { labPaints[text]++; repaint.call(plot); };
+      }
+    })()""")
+    low_page.wait_for("window[Symbol.for('percpu_lab.paint')].nrWarm === 50")
+    paints = low_page.js("labPaints")
+    assert len(paints) == 4
+    assert min(paints.values()) >= 50, paints
+
+
 def test_style_sheets_are_no_elements_of_the_page_and_can_change(bars):
     in_view = "e.getRootNode().host?.matches('.bk-Figure, .bk-LinearAxis')"
     assert bars.js(f"labFind((e) => e.matches('style') && {in_view})") == []
