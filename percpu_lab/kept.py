@@ -151,7 +151,7 @@ class KeptAreas:
             is_new: which of them were read.
             new: the areas of these, numbered among themselves.
         """
-        bounds = np.searchsorted(new.chunk, np.arange(np.count_nonzero(is_new) + 1))
+        bounds = new.begin(np.arange(np.count_nonzero(is_new) + 1))
         if self._areas is not None and not is_new.all():
             new, bounds = self._merged(self._areas, ordinals, is_new, new, bounds)
         self._past, self._op, self._ordinals, self._bounds, self._areas = engine.past, op, ordinals, bounds, new

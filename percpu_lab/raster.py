@@ -70,7 +70,7 @@ def unit_image(snap: Snapshot, nr_bins: int, start_bytes: float, end_bytes: floa
     first, last, _ = (rows or slice(None)).indices(len(snap.chunks))
     nr_rows = max(last - first, 0)
     areas, scale = snap.areas, nr_bins / (end_bytes - start_bytes)
-    low, high = np.searchsorted(areas.chunk, [first, last])
+    low, high = areas.begin([first, last])
     part = slice(int(low), int(max(high, low)))
     kind = areas.kind[part]
     hole, rest = np.flatnonzero(kind == HOLE), np.flatnonzero((kind != HOLE) & (kind != IN_USE))
@@ -287,7 +287,7 @@ class LiveSteps:
             return
         areas = lives.areas
         edges = np.flatnonzero(np.diff(is_new, prepend=False, append=False))  # of runs of such chunks
-        bounds = np.searchsorted(areas.chunk, edges).reshape(-1, 2).tolist()
+        bounds = areas.begin(edges).reshape(-1, 2).tolist()
         for part in (part for first, end in bounds for part in _blocks(first, end)):
             size = areas.size_bytes[part] * (areas.kind[part] == IN_USE)  # nearly all are: quicker than to choose them
             low, height = form.rows(lives, lives.chunk_band[areas.chunk[part]], areas.off_bytes[part], size)

@@ -248,9 +248,10 @@ def served_bytes(snap: Snapshot) -> tuple[Ints, Ints]:
     >>> list(zip(start.tolist(), end.tolist()))  # the reserved chunk and the first
     [(28672, 36864), (36864, 65536)]
     """
-    areas, chunks = snap.areas, np.arange(len(snap.chunks))
-    first, behind = np.searchsorted(areas.chunk, chunks), np.searchsorted(areas.chunk, chunks, side="right")
-    start, last = np.zeros(len(chunks), np.int64), behind - 1
+    areas = snap.areas
+    begin = areas.begin(np.arange(len(snap.chunks) + 1))
+    first, last = begin[:-1], begin[1:] - 1
+    start = np.zeros(len(first), np.int64)
     for _ in range(2):  # a prefix is static, reserved, or the one behind the other
         is_prefix = (areas.kind[first] == STATIC) | (areas.kind[first] == RESERVED)
         start = np.where(is_prefix, areas.off_bytes[first] + areas.size_bytes[first], start)

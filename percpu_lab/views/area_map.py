@@ -238,7 +238,7 @@ class AreaMap:
 
     def _areas_in_sight(self, snap: Snapshot, rows: slice) -> Ints | range:
         areas = snap.areas
-        first, last = np.searchsorted(areas.chunk, [rows.start, max(rows.stop, rows.start)])
+        first, last = areas.begin([rows.start, max(rows.stop, rows.start)])
         start, end = (edge * KIB for edge in sorted(self._x.shown))
         off = areas.off_bytes[first:last]
         if start <= 0 and end >= self._end_bytes:
